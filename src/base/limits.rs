@@ -1,0 +1,209 @@
+//! Every bound of the program, with its unit in its name. The defaults are for a Raspberry Pi with 1 GB.
+
+use std::time::Duration;
+
+/// Longest topic name.
+pub const TOPIC_BYTES_MAX: usize = 255;
+/// Longest user name.
+pub const USER_BYTES_MAX: usize = 64;
+/// Longest client name.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+/// Longest message id.
+pub const MESSAGE_ID_BYTES_MAX: usize = 128;
+/// Longest content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+/// Longest administrator's note.
+pub const NOTE_BYTES_MAX: usize = 512;
+/// What an event's encoding adds to its payload at most: names, ids, tags, lengths, time and sequence.
+pub const EVENT_OVERHEAD_BYTES_MAX: usize =
+    TOPIC_BYTES_MAX + USER_BYTES_MAX + MESSAGE_ID_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + 96;
+/// Receipts, gaps and notices a stream may have waiting before its inbound half stops reading.
+pub const CONTROL_BYTES_MAX: usize = 16 * 1024;
+/// Largest unary request outside the data path (login, admin).
+pub const UNARY_BYTES_MAX: usize = 16 * 1024;
+/// Ends kept for `ListEnded`, of streams and of sessions each.
+pub const ENDED_KEPT_MAX: usize = 512;
+/// Largest page of a list, and the one used when the caller names none.
+pub const PAGE_SIZE_MAX: usize = 1000;
+/// Page size when the caller names none.
+pub const PAGE_SIZE_DEFAULT: usize = 100;
+/// Largest DATA frame we send: HTTP/2's initial `SETTINGS_MAX_FRAME_SIZE` (RFC 9113, 6.5.2).
+pub const DATA_FRAME_BYTES_MAX: usize = 16 * 1024;
+/// What one stream may have inside h2, and with it the largest capacity it reports.
+pub const SEND_BUFFER_BYTES_MAX: usize = 2 * DATA_FRAME_BYTES_MAX;
+/// Largest header list accepted from a peer.
+pub const HEADER_LIST_BYTES_MAX: u32 = 8 * 1024;
+/// Resets of streams not yet accepted before the connection is closed (RUSTSEC-2023-0034, h2's own default).
+pub const PENDING_RESETS_MAX: usize = 20;
+/// Streams reset by us that a connection remembers.
+pub const LOCAL_RESETS_MAX: usize = 32;
+/// Resets caused by the peer's errors before the connection is closed (RUSTSEC-2024-0003, hyper's default).
+pub const LOCAL_ERROR_RESETS_MAX: usize = 1024;
+/// How long a reset stream is remembered, so that late frames of it are no error.
+pub const RESET_MEMORY: Duration = Duration::from_secs(5);
+/// Unsent bytes the kernel may hold per TCP connection.
+pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
+/// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).
+pub const GOAWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this long with too little window for a whole message, it is sent in parts.
+pub const PARTIAL_SEND_AFTER: Duration = Duration::from_secs(1);
+/// A cancel this near to the call's deadline is the client's own timer: both run from the same `grpc-timeout`.
+pub const DEADLINE_CANCEL_SLACK: Duration = Duration::from_millis(100);
+/// Sleep after an accept error that means the machine is out of something.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
+/// At most one warning per kind of accept error in this time.
+pub const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(60);
+/// Pending connections in the kernel's accept queue.
+pub const LISTEN_BACKLOG: u32 = 128;
+
+/// The `[limits]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions at once.
+    pub sessions_max: u32,
+    /// Sessions of one user at once.
+    pub sessions_per_user_max: u32,
+    /// A session ends after this long without heartbeat or traffic.
+    pub lease: Duration,
+    /// How often clients are told to heartbeat.
+    pub heartbeat_interval: Duration,
+    /// Streams of one session at once.
+    pub streams_per_session_max: u32,
+    /// A stream ends after this long without traffic; zero is off.
+    pub stream_idle_timeout: Duration,
+    /// A connection has this long from its handshake to its first request.
+    pub login_timeout: Duration,
+    /// Connections at once, on the TCP listener and the admin socket each.
+    pub connections_max: u32,
+    /// Connections of one IP address at once.
+    pub connections_per_ip_max: u32,
+    /// Connections that have not finished their handshake.
+    pub half_open_max: u32,
+    /// A connection has this long to send its preface and settings.
+    pub handshake_timeout: Duration,
+    /// A connection without stream and session is closed after this long.
+    pub connection_idle_timeout: Duration,
+    /// A quiet connection is pinged this often.
+    pub ping_interval: Duration,
+    /// A ping must be answered within this time.
+    pub ping_timeout: Duration,
+    /// Calls of one connection at once (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    pub streams_per_connection_max: u32,
+    /// Calls a connection may open per second.
+    pub stream_opens_per_second_max: u32,
+    /// Largest payload.
+    pub message_bytes_max: usize,
+    /// What one topic retains.
+    pub tail_bytes_max: usize,
+    /// What all topics together retain.
+    pub tails_bytes_max: usize,
+    /// Topics at once.
+    pub topics_max: u32,
+    /// Topics one stream may follow.
+    pub subscriptions_per_stream_max: u32,
+    /// Bytes a subscription may lie behind its topic.
+    pub lag_bytes_max: usize,
+    /// HTTP/2 window of each stream from the client.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 window of each connection from the client.
+    pub connection_window_bytes: u32,
+    /// Publishes of one session per second; zero is off.
+    pub publishes_per_second_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 256,
+            sessions_per_user_max: 8,
+            lease: Duration::from_secs(90),
+            heartbeat_interval: Duration::from_secs(30),
+            streams_per_session_max: 16,
+            stream_idle_timeout: Duration::ZERO,
+            login_timeout: Duration::from_secs(10),
+            connections_max: 512,
+            connections_per_ip_max: 32,
+            half_open_max: 32,
+            handshake_timeout: Duration::from_secs(5),
+            connection_idle_timeout: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(20),
+            streams_per_connection_max: 16,
+            stream_opens_per_second_max: 50,
+            message_bytes_max: 64 * 1024,
+            tail_bytes_max: 256 * 1024,
+            tails_bytes_max: 32 * 1024 * 1024,
+            topics_max: 4096,
+            subscriptions_per_stream_max: 64,
+            lag_bytes_max: 128 * 1024,
+            stream_window_bytes: 32 * 1024,
+            connection_window_bytes: 1024 * 1024,
+            publishes_per_second_max: 0,
+        }
+    }
+}
+
+/// The `[memory]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What the process may hold; 0 means min(25 % of RAM, 256 MiB).
+    pub budget_bytes: u64,
+    /// Level ELEVATED from here, percent of the budget.
+    pub elevated_percent: u8,
+    /// Level HIGH from here.
+    pub high_percent: u8,
+    /// Level CRITICAL from here.
+    pub critical_percent: u8,
+    /// A level is left this far below where it began.
+    pub hysteresis_percent: u8,
+    /// Streams and sessions ended per tick at most.
+    pub ends_per_tick_max: u32,
+    /// How often memory is looked at.
+    pub tick: Duration,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            budget_bytes: 0,
+            elevated_percent: 70,
+            high_percent: 85,
+            critical_percent: 95,
+            hysteresis_percent: 5,
+            ends_per_tick_max: 16,
+            tick: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The `[shutdown]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long delivering what was accepted may take.
+    pub drain_timeout: Duration,
+    /// How long an ended stream's status may take to leave.
+    pub flush_timeout: Duration,
+    /// When clients are told to come back, before spreading.
+    pub retry_after: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self {
+            drain_timeout: Duration::from_secs(20),
+            flush_timeout: Duration::from_secs(2),
+            retry_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Limits {
+    /// The largest encoded event: what one message may take in a tail.
+    #[must_use]
+    pub const fn event_bytes_max(&self) -> usize {
+        self.message_bytes_max + EVENT_OVERHEAD_BYTES_MAX
+    }
+}
+
+const _: () = assert!(SEND_BUFFER_BYTES_MAX >= DATA_FRAME_BYTES_MAX, "capacity must reach one full frame");
+const _: () = assert!(CONTROL_BYTES_MAX <= DATA_FRAME_BYTES_MAX);

@@ -1,0 +1,8 @@
+//! Values every other floor speaks in. Needs only `std`, `bytes` and the clock type.
+
+pub mod event;
+pub mod id;
+pub mod limits;
+pub mod principal;
+pub mod reason;
+pub mod topic;

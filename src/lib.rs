@@ -1,0 +1,4 @@
+//! Streamward: a gRPC session and message hub in which every stream has an owner, a bound and a recorded end.
+
+pub mod base;
+pub mod wire;

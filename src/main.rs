@@ -1,0 +1,3 @@
+//! The `streamward` program.
+
+fn main() {}
