@@ -1,4 +1,6 @@
 //! Streamward: a gRPC session and message hub in which every stream has an owner, a bound and a recorded end.
 
 pub mod base;
+pub mod hub;
+pub mod runtime;
 pub mod wire;

@@ -1,0 +1,280 @@
+//! The data path: one event in, a run of encoded events out to each stream that has room.
+
+use std::cmp::Reverse;
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use crate::base::event::{Gap, GapReason, Overflow};
+use crate::base::id::{SessionKey, StreamKey};
+use crate::base::limits::{CONTROL_BYTES_MAX, Limits};
+use crate::base::reason::{Cause, EndReason, Quota};
+use crate::base::topic::Topic;
+use crate::hub::cursor::{Cursor, CursorRef};
+use crate::hub::registry::StreamState;
+use crate::hub::{Hub, Refusal};
+
+/// What a stream has to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing; the waker is kept and woken when there is.
+    Nothing,
+    /// Something.
+    Bytes {
+        /// The least that can be taken: one element.
+        least: usize,
+        /// All there is.
+        most: usize,
+    },
+    /// The stream is gone.
+    Gone,
+}
+
+/// What was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Events among it.
+    pub events: u64,
+}
+
+/// Encodes a gap as a frame element.
+pub type EncodeGap = fn(&Topic, Gap, &mut Vec<u8>);
+
+impl Hub {
+    /// Accepts one event: gives it the next sequence, appends what `encode` writes to the topic's tail, and wakes
+    /// the streams that wait for it. Counts as traffic of the session. Returns the sequence.
+    ///
+    /// # Errors
+    /// When the session is gone or there is no room for another topic. Nothing is changed then.
+    pub fn publish(
+        &mut self,
+        session: SessionKey,
+        topic: &Topic,
+        bytes_hint: usize,
+        now: Instant,
+        encode: impl FnOnce(u64, &mut Vec<u8>),
+    ) -> Result<u64, Refusal> {
+        if self.session(session).is_none() {
+            return Err(Refusal::SessionGone);
+        }
+        self.renew(session, now);
+        let topics_max = self.limits.topics_max;
+        let quota = Quota { key: "limits.topics_max", value: u64::from(topics_max) };
+        let slot = self.topics.find_or_insert(topic, topics_max).ok_or(Refusal::Quota(quota))?;
+        let sequence = self.sequence + 1;
+        let topic = self.topics.get_mut(slot).ok_or(Refusal::Quota(quota))?;
+        topic.tail.append(sequence, bytes_hint, |bytes| encode(sequence, bytes));
+        topic.tail.evict(self.limits.tail_bytes_max);
+        self.sequence = sequence;
+        self.topics.published(slot, self.limits.tails_bytes_max);
+        self.wake_waiting(slot);
+        self.find_slow(slot);
+        Ok(sequence)
+    }
+
+    /// A refused publish, for the counters.
+    pub fn count_refused_publish(&mut self) {
+        self.stats.publishes_refused += 1;
+    }
+
+    fn wake_waiting(&mut self, slot: u32) {
+        let Some(topic) = self.topics.get_mut(slot) else { return };
+        if topic.waiting.is_empty() {
+            return;
+        }
+        // The list is taken and given back so that its memory serves the next publish.
+        let mut waiting = std::mem::take(&mut topic.waiting);
+        for reference in waiting.drain(..) {
+            let Some(stream) = self.streams.get_mut(reference.stream as usize) else { continue };
+            let Some(cursor) = live_cursor(stream, reference) else { continue };
+            cursor.waiting_at = None;
+            let watch = !std::mem::replace(&mut cursor.watched, true);
+            if watch {
+                let offset = cursor.lag_offset(&topic.tail);
+                topic.behind.push(Reverse((offset, reference)));
+            }
+            stream.ready.push_back(reference.index);
+            stream.wake_pump();
+        }
+        topic.waiting = waiting;
+    }
+
+    /// Ends or skips the cursors that passed their lag bound. Each is looked at once per `lag_bytes_max` published.
+    fn find_slow(&mut self, slot: u32) {
+        let lag_bytes_max = self.limits.lag_bytes_max as u64;
+        loop {
+            let Some(topic) = self.topics.get_mut(slot) else { return };
+            let limit = topic.tail.end().saturating_sub(lag_bytes_max);
+            let Some(Reverse((offset, reference))) = topic.behind.peek().copied() else { return };
+            if offset >= limit {
+                return;
+            }
+            topic.behind.pop();
+            let Some(stream) = self.streams.get_mut(reference.stream as usize) else { continue };
+            let Some(cursor) = live_cursor(stream, reference) else { continue };
+            if cursor.waiting_at.is_some() {
+                cursor.watched = false;
+                continue;
+            }
+            let offset = cursor.lag_offset(&topic.tail);
+            if offset >= limit {
+                topic.behind.push(Reverse((offset, reference)));
+                continue;
+            }
+            cursor.watched = false;
+            match cursor.overflow {
+                Overflow::Skip => {
+                    let newest = topic.tail.end_ordinal() - 1;
+                    let skipped = newest.checked_sub(1).and_then(|ordinal| topic.tail.sequence_of(ordinal));
+                    cursor.note_gap(skipped.unwrap_or(topic.tail.gone_through()), GapReason::LagSkipped);
+                    cursor.next = newest;
+                    cursor.watched = true;
+                    topic.behind.push(Reverse((topic.tail.offset_of(newest), reference)));
+                }
+                Overflow::Disconnect => {
+                    let note = slow_note(&topic.name, &self.limits);
+                    stream.scope.end(Cause::server(EndReason::SlowConsumer).with_note(&note));
+                    stream.wake_pump();
+                }
+            }
+        }
+    }
+
+    pub(super) fn watch_lag(&mut self, reference: CursorRef) {
+        let Some(stream) = self.streams.get_mut(reference.stream as usize) else { return };
+        let Some(cursor) = live_cursor(stream, reference) else { return };
+        let Some(topic) = self.topics.get_mut(cursor.topic) else { return };
+        if !std::mem::replace(&mut cursor.watched, true) {
+            topic.behind.push(Reverse((cursor.lag_offset(&topic.tail), reference)));
+        }
+    }
+
+    /// Puts a cursor that has everything on its topic's waiting list.
+    pub(super) fn park(&mut self, topic: u32, reference: CursorRef) {
+        let Some(topic) = self.topics.get_mut(topic) else { return };
+        let at = u32::try_from(topic.waiting.len()).ok();
+        topic.waiting.push(reference);
+        if let Some(cursor) = self.cursor_mut(reference) {
+            cursor.waiting_at = at;
+        }
+    }
+
+    pub(super) fn cursor_mut(&mut self, reference: CursorRef) -> Option<&mut Cursor> {
+        live_cursor(self.streams.get_mut(reference.stream as usize)?, reference)
+    }
+
+    /// What the stream has to send, at most about `most`; keeps `waker` when there is nothing.
+    pub fn want(&mut self, key: StreamKey, most_max: usize, waker: &Waker) -> Want {
+        let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
+            return Want::Gone;
+        };
+        let (mut least, mut most) = (stream.control.len(), stream.control.len());
+        for index in &stream.ready {
+            let Some(cursor) = stream.cursors[usize::from(*index)].as_ref() else { continue };
+            let Some(topic) = self.topics.get(cursor.topic) else { continue };
+            let next = cursor.next.max(topic.tail.first_ordinal());
+            let gap_bytes = if cursor.gap.is_some() || cursor.next < next { GAP_BYTES_MAX } else { 0 };
+            if least == 0 {
+                least = gap_bytes + topic.tail.element_bytes(next);
+            }
+            most += gap_bytes + topic.tail.lag_bytes(next);
+            if most >= most_max {
+                break;
+            }
+        }
+        if most == 0 {
+            stream.pump = Some(waker.clone());
+            return Want::Nothing;
+        }
+        Want::Bytes { least, most: most.min(most_max.max(least)) }
+    }
+
+    /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
+    /// events per ready topic in turn.
+    pub fn take(&mut self, key: StreamKey, bytes_max: usize, encode_gap: EncodeGap, out: &mut Vec<u8>) -> Taken {
+        let mut taken = Taken::default();
+        let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
+            return taken;
+        };
+        let begin = out.len();
+        out.append(&mut stream.control);
+        if let Some(inbound) = stream.inbound.take() {
+            inbound.wake();
+        }
+        for _ in 0..stream.ready.len() {
+            let left = bytes_max.saturating_sub(out.len() - begin);
+            let Some(index) = stream.ready.front().copied() else { break };
+            let Some(cursor) = stream.cursors[usize::from(index)].as_mut() else { break };
+            let Some(topic) = self.topics.get_mut(cursor.topic) else { break };
+            cursor.catch_up_with(&topic.tail);
+            let gap_bytes = if cursor.gap.is_some() { GAP_BYTES_MAX } else { 0 };
+            if out.len() > begin && gap_bytes + topic.tail.element_bytes(cursor.next) > left {
+                break;
+            }
+            if let Some(gap) = cursor.gap.take() {
+                encode_gap(&cursor.name, gap, out);
+            }
+            let left = bytes_max.saturating_sub(out.len() - begin);
+            if let Some(run) = topic.tail.run(cursor.next, left) {
+                out.extend_from_slice(run.bytes);
+                cursor.next += run.count;
+                cursor.sequence = run.last_sequence;
+                taken.events += run.count;
+                stream.delivered.events += run.count;
+                stream.delivered.bytes += run.bytes.len() as u64;
+                stream.delivered.last_sequence = stream.delivered.last_sequence.max(run.last_sequence);
+                self.stats.events_delivered += run.count;
+                self.stats.bytes_delivered += run.bytes.len() as u64;
+            }
+            stream.ready.pop_front();
+            if cursor.next < topic.tail.end_ordinal() {
+                stream.ready.push_back(index);
+            } else {
+                cursor.waiting_at = u32::try_from(topic.waiting.len()).ok();
+                topic.waiting.push(CursorRef { stream: key.slot, index, number: cursor.number });
+            }
+        }
+        taken
+    }
+
+    /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.
+    pub fn push_control(&mut self, key: StreamKey, encode: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(stream) = self.stream_mut(key) {
+            encode(&mut stream.control);
+            stream.wake_pump();
+        }
+    }
+
+    /// Appends a notice to every live stream.
+    pub fn push_control_to_all(&mut self, mut encode: impl FnMut(StreamKey, &mut Vec<u8>)) {
+        for (_, stream) in &mut self.streams {
+            encode(stream.key, &mut stream.control);
+            stream.wake_pump();
+        }
+    }
+
+    /// Whether the stream may read another frame; keeps `waker` when its receipts first have to leave.
+    pub fn has_control_room(&mut self, key: StreamKey, waker: &Waker) -> bool {
+        let Some(stream) = self.stream_mut(key) else { return true };
+        let room = stream.control.len() < CONTROL_BYTES_MAX / 2;
+        if !room {
+            stream.inbound = Some(waker.clone());
+        }
+        room
+    }
+}
+
+/// What an encoded gap takes at most: its topic, two sequences, a reason, tags and lengths.
+const GAP_BYTES_MAX: usize = crate::base::limits::TOPIC_BYTES_MAX + 40;
+
+fn live_cursor(stream: &mut StreamState, reference: CursorRef) -> Option<&mut Cursor> {
+    let cursor = stream.cursors.get_mut(usize::from(reference.index))?.as_mut()?;
+    (cursor.number == reference.number).then_some(cursor)
+}
+
+fn slow_note(topic: &Topic, limits: &Limits) -> String {
+    format!(
+        "the stream fell more than limits.lag_bytes_max = {} bytes behind {topic}; resume from last_sequence",
+        limits.lag_bytes_max
+    )
+}

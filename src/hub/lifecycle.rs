@@ -1,0 +1,404 @@
+//! Opening and ending connections, sessions and streams. Each kind of node has one removal path, keyed so that a
+//! stale key does nothing.
+
+use tokio::time::Instant;
+
+use crate::base::id::{ConnectionId, SessionKey, StreamKey};
+use crate::base::principal::Principal;
+use crate::base::reason::{Cause, EndReason, Quota};
+use crate::hub::registry::{
+    ConnectionState, Delivered, Ended, EndedNode, EndedRing, Rpc, SessionState, StreamState, Token,
+};
+use crate::hub::stats::Stats;
+use crate::hub::topics::Topics;
+use crate::hub::{Hub, Refusal};
+use crate::runtime::scope::Scope;
+
+/// A granted login.
+#[derive(Debug)]
+pub struct Login {
+    /// The new session.
+    pub session: SessionKey,
+    /// How the last session of this user and client name ended; the one just taken over, if any.
+    pub previous: Option<Ended>,
+}
+
+/// A session that was just ended.
+#[derive(Debug)]
+pub struct LoggedOut {
+    /// Resolves `finished` when the last of its streams is gone.
+    pub scope: Scope,
+    /// How many streams it had.
+    pub streams: u32,
+    /// Connections it had used.
+    pub connections: Vec<ConnectionId>,
+}
+
+/// What a cancel ended, or would end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Streams.
+    pub streams: u32,
+    /// Sessions.
+    pub sessions: u32,
+    /// Live streams that are not ending, counted afterwards.
+    pub others_untouched: u32,
+}
+
+impl Hub {
+    /// Registers a transport.
+    pub fn open_connection(&mut self, peer: &str, now: Instant) -> (ConnectionId, Scope) {
+        self.connection_numbers += 1;
+        let id = ConnectionId(self.connection_numbers);
+        let scope = self.service.child();
+        self.connections.insert(
+            id,
+            ConnectionState {
+                peer: peer.into(),
+                scope: scope.clone(),
+                started_at: now,
+                streams: 0,
+                sessions: Vec::new(),
+            },
+        );
+        (id, scope)
+    }
+
+    /// Forgets a transport that is gone.
+    pub fn close_connection(&mut self, id: ConnectionId) {
+        self.connections.remove(&id);
+    }
+
+    /// Opens a session; a live one of the same user and client name ends with `SESSION_TAKEN_OVER`.
+    ///
+    /// # Errors
+    /// When a count is at its limit, or the connection is gone.
+    pub fn login(
+        &mut self,
+        principal: Principal,
+        token: Token,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Result<Login, Refusal> {
+        if !self.connections.contains_key(&connection) {
+            return Err(Refusal::ConnectionGone);
+        }
+        let same_user = self.sessions.iter().filter(|(_, session)| session.principal.user == principal.user);
+        let (mut of_user, mut taken_over) = (0, None);
+        for (_, session) in same_user {
+            of_user += 1;
+            if session.principal.is_taken_over_by(&principal) {
+                taken_over = Some(session.key);
+            }
+        }
+        if let Some(key) = taken_over {
+            self.end_session(key, Cause::server(EndReason::SessionTakenOver), now);
+            of_user -= 1;
+        }
+        check("limits.sessions_max", self.sessions.len(), self.limits.sessions_max)?;
+        check("limits.sessions_per_user_max", of_user, self.limits.sessions_per_user_max)?;
+        let previous = self.ended.last_session_of(&principal).cloned();
+        let session = self.insert_session(principal, token, now);
+        self.note_use(session, connection);
+        self.stats.logins += 1;
+        Ok(Login { session, previous })
+    }
+
+    fn insert_session(&mut self, principal: Principal, token: Token, now: Instant) -> SessionKey {
+        self.session_incarnations += 1;
+        let entry = self.sessions.vacant_entry();
+        // The count was checked against a u32 limit.
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = SessionKey { slot, incarnation: self.session_incarnations };
+        let lease_until = now + self.limits.lease;
+        entry.insert(SessionState {
+            key,
+            principal,
+            token: token.clone(),
+            scope: self.service.child(),
+            started_at: now,
+            lease_until,
+            lease_entry: lease_until,
+            streams: Vec::new(),
+        });
+        self.tokens.insert(token, key);
+        self.leases.insert(lease_until, key);
+        key
+    }
+
+    /// The session of a token. Counts as traffic: the lease is renewed, and the connection is one of the session's.
+    pub fn authenticate(
+        &mut self,
+        token: &Token,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Option<(SessionKey, Principal)> {
+        let key = *self.tokens.get(token)?;
+        self.renew(key, now);
+        self.note_use(key, connection);
+        self.session(key).map(|session| (key, session.principal.clone()))
+    }
+
+    fn note_use(&mut self, session: SessionKey, connection: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&connection)
+            && !connection.sessions.contains(&session)
+        {
+            connection.sessions.push(session);
+        }
+    }
+
+    /// Renews a lease: a heartbeat, or any traffic from the client.
+    pub fn renew(&mut self, key: SessionKey, now: Instant) {
+        let lease_until = now + self.limits.lease;
+        if let Some(session) = self.session_mut(key) {
+            session.lease_until = lease_until;
+        }
+    }
+
+    /// When the next lease may run out.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.leases.next()
+    }
+
+    /// Ends the sessions whose lease has run out; says which.
+    pub fn expire(&mut self, now: Instant) -> Vec<SessionKey> {
+        let mut expired = Vec::new();
+        while let Some(key) = self.leases.pop_due(now) {
+            let Some(session) = self.session_mut(key) else { continue };
+            if session.lease_until > now {
+                session.lease_entry = session.lease_until;
+                let lease_until = session.lease_until;
+                self.leases.insert(lease_until, key);
+            } else {
+                self.end_session(key, Cause::server(EndReason::SessionExpired), now);
+                expired.push(key);
+            }
+        }
+        expired
+    }
+
+    /// Ends a session and with it its streams: the one removal path of sessions. A stale key does nothing.
+    pub fn end_session(&mut self, key: SessionKey, cause: Cause, now: Instant) -> Option<LoggedOut> {
+        self.session(key)?;
+        let session = self.sessions.remove(key.slot as usize);
+        self.tokens.remove(&session.token);
+        self.leases.remove(session.lease_entry, key);
+        session.scope.end(cause);
+        let cause = session.scope.cause().cloned()?;
+        self.stats.sessions_ended[cause.reason.index()] += 1;
+        let mut connections = Vec::new();
+        for (id, connection) in &mut self.connections {
+            let before = connection.sessions.len();
+            connection.sessions.retain(|other| *other != key);
+            if connection.sessions.len() < before {
+                connections.push(*id);
+            }
+        }
+        let streams = u32::try_from(session.streams.len()).unwrap_or(u32::MAX);
+        for stream in session.streams {
+            if let Some(stream) = self.stream_mut(stream) {
+                stream.wake_pump();
+            }
+        }
+        self.ended.push(Ended {
+            number: 0,
+            node: EndedNode::Session,
+            session: key,
+            principal: session.principal,
+            cause,
+            started_at: session.started_at,
+            ended_at: now,
+        });
+        Some(LoggedOut { scope: session.scope, streams, connections })
+    }
+
+    /// Asks those of the connections to close that carry no stream any more.
+    pub fn close_unused(&mut self, connections: &[ConnectionId], cause: &Cause) {
+        for id in connections {
+            if let Some(connection) = self.connections.get(id).filter(|connection| connection.streams == 0) {
+                connection.scope.end(cause.clone());
+            }
+        }
+    }
+
+    /// Opens a stream of a session on a connection.
+    ///
+    /// # Errors
+    /// When the session is gone, or a count is at its limit.
+    pub fn open_stream(
+        &mut self,
+        session: SessionKey,
+        connection: ConnectionId,
+        rpc: Rpc,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<(StreamKey, Scope), Refusal> {
+        let limits = self.limits();
+        let owner = self.session(session).ok_or(Refusal::SessionGone)?;
+        check("limits.streams_per_session_max", owner.streams.len(), limits.streams_per_session_max)?;
+        let (principal, scope) = (owner.principal.clone(), owner.scope.child());
+        let carrier = self.connections.get_mut(&connection).ok_or(Refusal::ConnectionGone)?;
+        carrier.streams += 1;
+        self.stream_numbers += 1;
+        let entry = self.streams.vacant_entry();
+        // Bounded by sessions times streams per session.
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = StreamKey { slot, number: self.stream_numbers };
+        entry.insert(StreamState {
+            key,
+            session,
+            principal,
+            connection,
+            rpc,
+            scope: scope.clone(),
+            started_at: now,
+            deadline,
+            delivered: Delivered::default(),
+            cursors: Vec::new(),
+            ready: std::collections::VecDeque::new(),
+            control: Vec::new(),
+            pump: None,
+            inbound: None,
+        });
+        if let Some(owner) = self.session_mut(session) {
+            owner.streams.push(key);
+        }
+        Ok((key, scope))
+    }
+
+    /// Asks a stream to end. The first cause wins; a stale key does nothing.
+    pub fn end_stream(&mut self, key: StreamKey, cause: Cause) -> bool {
+        let Some(stream) = self.stream_mut(key) else { return false };
+        let first = stream.scope.end(cause);
+        stream.wake_pump();
+        first
+    }
+
+    /// Forgets a stream whose call is over: the one removal path of streams. `cause` counts where none was set
+    /// before. A stale key does nothing.
+    pub fn close_stream(&mut self, key: StreamKey, cause: Cause, now: Instant) -> Option<Cause> {
+        let lag_bytes = self.lag_bytes(key)?;
+        for index in 0..self.stream(key)?.cursors.len() {
+            self.remove_cursor(key, index);
+        }
+        let stream = self.streams.remove(key.slot as usize);
+        stream.scope.end(cause);
+        let cause = stream.scope.cause().cloned()?;
+        if let Some(owner) = self.session_mut(stream.session) {
+            owner.streams.retain(|other| *other != key);
+        }
+        if let Some(carrier) = self.connections.get_mut(&stream.connection) {
+            carrier.streams -= 1;
+        }
+        self.stats.streams_ended[cause.reason.index()] += 1;
+        self.ended.push(Ended {
+            number: 0,
+            node: EndedNode::Stream {
+                key,
+                rpc: stream.rpc,
+                connection: stream.connection,
+                delivered: stream.delivered,
+                lag_bytes,
+            },
+            session: stream.session,
+            principal: stream.principal,
+            cause: cause.clone(),
+            started_at: stream.started_at,
+            ended_at: now,
+        });
+        Some(cause)
+    }
+
+    /// Ends, or with `dry_run` only counts, one stream. `None` when it is not there.
+    pub fn cancel_stream(&mut self, number: u64, cause: Cause, dry_run: bool) -> Option<Cancelled> {
+        let key = self.streams.iter().find(|(_, stream)| stream.key.number == number)?.1.key;
+        let live = u32::from(!self.stream(key)?.scope.is_ending());
+        if !dry_run {
+            self.end_stream(key, cause);
+        }
+        let others_untouched = self.count_untouched() - if dry_run { live } else { 0 };
+        Some(Cancelled { streams: live, sessions: 0, others_untouched })
+    }
+
+    /// Ends, or with `dry_run` only counts, one session and its streams. `None` when it is not there.
+    pub fn cancel_session(
+        &mut self,
+        key: SessionKey,
+        cause: Cause,
+        dry_run: bool,
+        now: Instant,
+    ) -> Option<(Cancelled, Option<LoggedOut>)> {
+        let session = self.session(key)?;
+        let live = session.streams.iter().filter_map(|stream| self.stream(*stream));
+        let streams = live.filter(|stream| !stream.scope.is_ending()).count();
+        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+        let ended = if dry_run { None } else { self.end_session(key, cause, now) };
+        let others_untouched = self.count_untouched() - if dry_run { streams } else { 0 };
+        Some((Cancelled { streams, sessions: 1, others_untouched }, ended))
+    }
+
+    fn count_untouched(&self) -> u32 {
+        let untouched = self.streams.iter().filter(|(_, stream)| !stream.scope.is_ending()).count();
+        u32::try_from(untouched).unwrap_or(u32::MAX)
+    }
+
+    /// Live sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionState> {
+        self.sessions.iter().map(|(_, session)| session)
+    }
+
+    /// Live streams.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamState> {
+        self.streams.iter().map(|(_, stream)| stream)
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> impl Iterator<Item = (&ConnectionId, &ConnectionState)> {
+        self.connections.iter()
+    }
+
+    /// One open connection.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> Option<&ConnectionState> {
+        self.connections.get(&id)
+    }
+
+    /// What ended.
+    #[must_use]
+    pub fn ended(&self) -> &EndedRing {
+        &self.ended
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The topics.
+    #[must_use]
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// When the hub began.
+    #[must_use]
+    pub fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
+    /// Sequence of the newest accepted event.
+    #[must_use]
+    pub fn last_sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// Refuses when `count` has reached `limit`.
+pub(super) fn check(key: &'static str, count: usize, limit: u32) -> Result<(), Refusal> {
+    if count >= limit as usize {
+        return Err(Refusal::Quota(Quota { key, value: u64::from(limit) }));
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! This node's registry and fan-out: a synchronous state machine. It never awaits, does no I/O and knows no wire
+//! types; time and encoders are arguments.
+//!
+//! One `std::sync::Mutex` guards it. On a runtime with one thread it is never contended; an actor would add a queue
+//! to bound and a wake-up to pay.
+
+pub mod cursor;
+pub mod deadlines;
+pub mod registry;
+pub mod stats;
+pub mod tail;
+pub mod topics;
+
+mod deliver;
+mod lifecycle;
+mod subscribe;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use slab::Slab;
+use tokio::time::Instant;
+
+use crate::base::event::Epoch;
+use crate::base::id::{ConnectionId, SessionKey, StreamKey};
+use crate::base::limits::Limits;
+use crate::base::reason::Quota;
+use crate::hub::deadlines::Deadlines;
+use crate::hub::registry::{ConnectionState, EndedRing, SessionState, StreamState, Token};
+use crate::hub::stats::Stats;
+use crate::hub::topics::Topics;
+use crate::runtime::scope::Scope;
+
+pub use deliver::{EncodeGap, Taken, Want};
+pub use lifecycle::{Cancelled, Login, LoggedOut};
+pub use subscribe::Subscribed;
+
+/// The state of the node.
+#[derive(Debug)]
+pub struct Hub {
+    epoch: Epoch,
+    limits: Arc<Limits>,
+    service: Scope,
+    started_at: Instant,
+    /// Sequence of the newest accepted event.
+    sequence: u64,
+    sessions: Slab<SessionState>,
+    session_incarnations: u64,
+    tokens: HashMap<Token, SessionKey>,
+    streams: Slab<StreamState>,
+    stream_numbers: u64,
+    cursor_numbers: u64,
+    connections: BTreeMap<ConnectionId, ConnectionState>,
+    connection_numbers: u64,
+    topics: Topics,
+    leases: Deadlines<SessionKey>,
+    ended: EndedRing,
+    stats: Stats,
+}
+
+/// Why the hub did not do what was asked; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A count is at its limit.
+    #[error("the limit {} = {} was reached", .0.key, .0.value)]
+    Quota(Quota),
+    /// The session has ended.
+    #[error("the session has ended; log in again")]
+    SessionGone,
+    /// The stream has ended.
+    #[error("the stream has ended")]
+    StreamGone,
+    /// The connection has ended.
+    #[error("the connection has ended")]
+    ConnectionGone,
+    /// The topic is another user's inbox.
+    #[error("only {0} subscribes to the inbox user/{0}")]
+    NotYourInbox(String),
+    /// The stream follows this topic already.
+    #[error("the stream follows {0} already; unsubscribe first")]
+    AlreadySubscribed(String),
+    /// The stream does not follow this topic.
+    #[error("the stream does not follow {0}")]
+    NotSubscribed(String),
+}
+
+impl Hub {
+    /// An empty hub. `service` is the scope all connections and sessions live under.
+    #[must_use]
+    pub fn new(epoch: Epoch, limits: Arc<Limits>, service: Scope, now: Instant) -> Self {
+        Self {
+            epoch,
+            topics: Topics::default(),
+            limits,
+            service,
+            started_at: now,
+            sequence: 0,
+            sessions: Slab::new(),
+            session_incarnations: 0,
+            tokens: HashMap::new(),
+            streams: Slab::new(),
+            stream_numbers: 0,
+            cursor_numbers: 0,
+            connections: BTreeMap::new(),
+            connection_numbers: 0,
+            leases: Deadlines::default(),
+            ended: EndedRing::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Identity of the hub's order.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits)
+    }
+
+    /// Puts new bounds in force. What is above a lowered bound stays until it ends.
+    pub fn set_limits(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+    }
+
+    fn stream(&self, key: StreamKey) -> Option<&StreamState> {
+        self.streams.get(key.slot as usize).filter(|stream| stream.key == key)
+    }
+
+    fn stream_mut(&mut self, key: StreamKey) -> Option<&mut StreamState> {
+        self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key)
+    }
+
+    fn session(&self, key: SessionKey) -> Option<&SessionState> {
+        self.sessions.get(key.slot as usize).filter(|session| session.key == key)
+    }
+
+    fn session_mut(&mut self, key: SessionKey) -> Option<&mut SessionState> {
+        self.sessions.get_mut(key.slot as usize).filter(|session| session.key == key)
+    }
+}

@@ -1,0 +1,209 @@
+//! What the hub knows of connections, sessions and streams, and of those that ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use crate::base::id::{ConnectionId, SessionKey, StreamKey};
+use crate::base::limits::ENDED_KEPT_MAX;
+use crate::base::principal::Principal;
+use crate::base::reason::Cause;
+use crate::hub::cursor::Cursor;
+use crate::runtime::scope::Scope;
+
+/// A session's secret: 32 random bytes, sent as 64 hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Token(pub [u8; 32]);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(secret)")
+    }
+}
+
+/// Which streaming call a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rpc {
+    /// `MessageService.Connect`.
+    Connect,
+    /// `MessageService.Subscribe`.
+    Subscribe,
+}
+
+impl Rpc {
+    /// As the contract names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "Connect",
+            Self::Subscribe => "Subscribe",
+        }
+    }
+}
+
+/// One transport.
+#[derive(Debug)]
+pub struct ConnectionState {
+    /// Where it comes from, for people.
+    pub peer: Arc<str>,
+    /// Ends when the connection is asked to close.
+    pub scope: Scope,
+    /// When it was accepted.
+    pub started_at: Instant,
+    /// Streams it carries.
+    pub streams: u32,
+    /// Live sessions that have used it.
+    pub sessions: Vec<SessionKey>,
+}
+
+/// One live session.
+#[derive(Debug)]
+pub struct SessionState {
+    /// Its name.
+    pub key: SessionKey,
+    /// Whose it is.
+    pub principal: Principal,
+    pub(super) token: Token,
+    /// Its streams live below this.
+    pub scope: Scope,
+    /// When it logged in.
+    pub started_at: Instant,
+    /// It ends then, if nothing renews it.
+    pub lease_until: Instant,
+    /// Under which instant the lease stands in the set of deadlines.
+    pub(super) lease_entry: Instant,
+    /// Its live streams.
+    pub streams: Vec<StreamKey>,
+}
+
+/// What a stream has delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Events handed to the connection.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Highest sequence among them, 0 when there is none.
+    pub last_sequence: u64,
+}
+
+/// One live stream.
+#[derive(Debug)]
+pub struct StreamState {
+    /// Its name.
+    pub key: StreamKey,
+    /// Who owns it.
+    pub session: SessionKey,
+    /// Whose it is.
+    pub principal: Principal,
+    /// What carries it.
+    pub connection: ConnectionId,
+    /// Which call it is.
+    pub rpc: Rpc,
+    /// Ends when the stream is asked to.
+    pub scope: Scope,
+    /// When it was opened.
+    pub started_at: Instant,
+    /// When its call's time is over.
+    pub deadline: Option<Instant>,
+    /// What it has delivered.
+    pub delivered: Delivered,
+    pub(super) cursors: Vec<Option<Cursor>>,
+    /// Cursors with something to deliver; each stands here at most once.
+    pub(super) ready: VecDeque<u16>,
+    /// Encoded receipts and notices, delivered before events.
+    pub(super) control: Vec<u8>,
+    /// The pump, when it waits for something to send.
+    pub(super) pump: Option<Waker>,
+    /// The inbound half, when it waits for room in `control`.
+    pub(super) inbound: Option<Waker>,
+}
+
+impl StreamState {
+    pub(super) fn wake_pump(&mut self) {
+        if let Some(pump) = self.pump.take() {
+            pump.wake();
+        }
+    }
+}
+
+/// What ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndedNode {
+    /// A session.
+    Session,
+    /// A stream, with what it left.
+    Stream {
+        /// Its name.
+        key: StreamKey,
+        /// Which call it was.
+        rpc: Rpc,
+        /// What carried it.
+        connection: ConnectionId,
+        /// What it had delivered.
+        delivered: Delivered,
+        /// Bytes it had not.
+        lag_bytes: u64,
+    },
+}
+
+/// The record of one end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Counts all ends of this process, from 1.
+    pub number: u64,
+    /// What ended.
+    pub node: EndedNode,
+    /// The session, or the owner of the stream.
+    pub session: SessionKey,
+    /// Whose it was.
+    pub principal: Principal,
+    /// Why, and who asked.
+    pub cause: Cause,
+    /// When it had begun.
+    pub started_at: Instant,
+    /// When it ended.
+    pub ended_at: Instant,
+}
+
+/// The last [`ENDED_KEPT_MAX`] ended streams, and as many ended sessions.
+#[derive(Debug, Default)]
+pub struct EndedRing {
+    count: u64,
+    streams: VecDeque<Ended>,
+    sessions: VecDeque<Ended>,
+}
+
+impl EndedRing {
+    pub(super) fn push(&mut self, mut ended: Ended) {
+        self.count += 1;
+        ended.number = self.count;
+        let ring = match ended.node {
+            EndedNode::Session => &mut self.sessions,
+            EndedNode::Stream { .. } => &mut self.streams,
+        };
+        if ring.len() == ENDED_KEPT_MAX {
+            ring.pop_front();
+        }
+        ring.push_back(ended);
+    }
+
+    /// Newest first.
+    #[must_use]
+    pub fn newest_first(&self) -> Vec<&Ended> {
+        let mut all: Vec<&Ended> = self.streams.iter().chain(&self.sessions).collect();
+        all.sort_by_key(|ended| std::cmp::Reverse(ended.number));
+        all
+    }
+
+    /// How the last session of this user and client name ended.
+    #[must_use]
+    pub fn last_session_of(&self, principal: &Principal) -> Option<&Ended> {
+        if principal.client_name.is_empty() {
+            return None;
+        }
+        self.sessions.iter().rev().find(|ended| ended.principal == *principal)
+    }
+}
