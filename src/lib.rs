@@ -1,6 +1,8 @@
 //! Streamward: a gRPC session and message hub in which every stream has an owner, a bound and a recorded end.
 
 pub mod base;
+pub mod bus;
 pub mod hub;
 pub mod runtime;
+pub mod server;
 pub mod wire;

@@ -49,6 +49,8 @@ pub const GOAWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub const PARTIAL_SEND_AFTER: Duration = Duration::from_secs(1);
 /// A cancel this near to the call's deadline is the client's own timer: both run from the same `grpc-timeout`.
 pub const DEADLINE_CANCEL_SLACK: Duration = Duration::from_millis(100);
+/// A call that is no stream must have its request and its answer within this time, whatever its own deadline.
+pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sleep after an accept error that means the machine is out of something.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// At most one warning per kind of accept error in this time.

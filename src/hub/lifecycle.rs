@@ -30,8 +30,6 @@ pub struct LoggedOut {
     pub scope: Scope,
     /// How many streams it had.
     pub streams: u32,
-    /// Connections it had used.
-    pub connections: Vec<ConnectionId>,
 }
 
 /// What a cancel ended, or would end.
@@ -59,6 +57,7 @@ impl Hub {
                 started_at: now,
                 streams: 0,
                 sessions: Vec::new(),
+                close_when_unused: None,
             },
         );
         (id, scope)
@@ -187,14 +186,7 @@ impl Hub {
         session.scope.end(cause);
         let cause = session.scope.cause().cloned()?;
         self.stats.sessions_ended[cause.reason.index()] += 1;
-        let mut connections = Vec::new();
-        for (id, connection) in &mut self.connections {
-            let before = connection.sessions.len();
-            connection.sessions.retain(|other| *other != key);
-            if connection.sessions.len() < before {
-                connections.push(*id);
-            }
-        }
+        self.release_connections(&session, &cause);
         let streams = u32::try_from(session.streams.len()).unwrap_or(u32::MAX);
         for stream in session.streams {
             if let Some(stream) = self.stream_mut(stream) {
@@ -210,14 +202,25 @@ impl Hub {
             started_at: session.started_at,
             ended_at: now,
         });
-        Some(LoggedOut { scope: session.scope, streams, connections })
+        Some(LoggedOut { scope: session.scope, streams })
     }
 
-    /// Asks those of the connections to close that carry no stream any more.
-    pub fn close_unused(&mut self, connections: &[ConnectionId], cause: &Cause) {
-        for id in connections {
-            if let Some(connection) = self.connections.get(id).filter(|connection| connection.streams == 0) {
-                connection.scope.end(cause.clone());
+    /// A session leaves its connections. After a logout, those that carry no other session's stream are closed as
+    /// soon as its own streams are gone.
+    fn release_connections(&mut self, session: &SessionState, cause: &Cause) {
+        for (id, connection) in &mut self.connections {
+            let Some(at) = connection.sessions.iter().position(|other| *other == session.key) else { continue };
+            connection.sessions.swap_remove(at);
+            if cause.reason != EndReason::SessionLoggedOut {
+                continue;
+            }
+            let carried = |key: &&StreamKey| {
+                self.streams.get(key.slot as usize).is_some_and(|stream| stream.connection == *id)
+            };
+            let own = session.streams.iter().filter(carried).count();
+            if connection.streams as usize == own {
+                connection.close_when_unused = Some(cause.clone());
+                connection.close_if_unused();
             }
         }
     }
@@ -238,6 +241,7 @@ impl Hub {
         let owner = self.session(session).ok_or(Refusal::SessionGone)?;
         check("limits.streams_per_session_max", owner.streams.len(), limits.streams_per_session_max)?;
         let (principal, scope) = (owner.principal.clone(), owner.scope.child());
+        let running = owner.scope.token();
         let carrier = self.connections.get_mut(&connection).ok_or(Refusal::ConnectionGone)?;
         carrier.streams += 1;
         self.stream_numbers += 1;
@@ -255,6 +259,7 @@ impl Hub {
             started_at: now,
             deadline,
             delivered: Delivered::default(),
+            _running: running,
             cursors: Vec::new(),
             ready: std::collections::VecDeque::new(),
             control: Vec::new(),
@@ -290,6 +295,7 @@ impl Hub {
         }
         if let Some(carrier) = self.connections.get_mut(&stream.connection) {
             carrier.streams -= 1;
+            carrier.close_if_unused();
         }
         self.stats.streams_ended[cause.reason.index()] += 1;
         self.ended.push(Ended {

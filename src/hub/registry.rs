@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
 use crate::base::limits::ENDED_KEPT_MAX;
@@ -56,6 +57,18 @@ pub struct ConnectionState {
     pub streams: u32,
     /// Live sessions that have used it.
     pub sessions: Vec<SessionKey>,
+    /// Set when its session logged out: it is closed when its last stream is gone.
+    pub(super) close_when_unused: Option<Cause>,
+}
+
+impl ConnectionState {
+    pub(super) fn close_if_unused(&mut self) {
+        if self.streams == 0
+            && let Some(cause) = self.close_when_unused.take()
+        {
+            self.scope.end(cause);
+        }
+    }
 }
 
 /// One live session.
@@ -110,6 +123,8 @@ pub struct StreamState {
     pub deadline: Option<Instant>,
     /// What it has delivered.
     pub delivered: Delivered,
+    /// Keeps the session's end from being finished while the stream is there.
+    pub(super) _running: TaskTrackerToken,
     pub(super) cursors: Vec<Option<Cursor>>,
     /// Cursors with something to deliver; each stands here at most once.
     pub(super) ready: VecDeque<u16>,

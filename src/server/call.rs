@@ -1,0 +1,235 @@
+//! One call: checks its head, finds who serves it, and sends what has no stream of its own.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::codegen::Service;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::base::limits::{UNARY_BYTES_MAX, UNARY_TIMEOUT};
+use crate::base::reason::{Cause, EndReason};
+use crate::hub::registry::Rpc;
+use crate::server::admin::AdminApi;
+use crate::server::health::HealthApi;
+use crate::server::session::SessionApi;
+use crate::server::{Core, Peer, publish, pump, stream};
+use crate::wire::timeout::parse_timeout;
+use crate::wire::v1::admin_service_server::AdminServiceServer;
+use crate::wire::v1::session_service_server::SessionServiceServer;
+use crate::wire::{DESCRIPTORS, status};
+
+/// Serves one call to its end.
+pub(super) async fn run(
+    core: Arc<Core>,
+    peer: Peer,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let deadline = match check_head(&request) {
+        Ok(timeout) => timeout.map(|timeout| Instant::now() + timeout),
+        Err(refusal) => return refuse_head(&mut respond, refusal),
+    };
+    match request.uri().path() {
+        "/streamward.v1.MessageService/Connect" => {
+            stream::serve(core, peer, Rpc::Connect, deadline, request, respond).await;
+        }
+        "/streamward.v1.MessageService/Subscribe" => {
+            stream::serve(core, peer, Rpc::Subscribe, deadline, request, respond).await;
+        }
+        // Boxed: these are rare or short, and their size would be every stream's.
+        "/streamward.v1.MessageService/Publish" => {
+            Box::pin(publish::serve(&core, &peer, deadline, request, respond)).await;
+        }
+        _ => Box::pin(generated(&core, &peer, deadline, request, respond)).await,
+    }
+}
+
+enum HeadError {
+    /// Not gRPC at all.
+    Http(StatusCode),
+    /// gRPC, but not answerable.
+    Grpc(Box<Status>),
+}
+
+/// gRPC over HTTP/2: POST, a gRPC content type, and a timeout that can be read.
+fn check_head(request: &Request<h2::RecvStream>) -> Result<Option<Duration>, HeadError> {
+    if request.method() != Method::POST {
+        return Err(HeadError::Http(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = |value: &[u8]| {
+        value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    };
+    if !content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
+        return Err(HeadError::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    match request.headers().get("grpc-timeout") {
+        None => Ok(None),
+        Some(value) => parse_timeout(value.as_bytes()).map(Some).map_err(|error| {
+            HeadError::Grpc(Box::new(status::invalid_field("grpc-timeout", &error.to_string())))
+        }),
+    }
+}
+
+fn refuse_head(respond: &mut SendResponse<Bytes>, refusal: HeadError) {
+    match refusal {
+        HeadError::Grpc(status) => refuse(respond, &status),
+        HeadError::Http(code) => {
+            let mut response = Response::new(());
+            *response.status_mut() = code;
+            ignore_gone(respond.send_response(response, true).map(drop));
+        }
+    }
+}
+
+/// Ends a call with a status alone ("trailers only").
+pub(super) fn refuse(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let mut response = Response::new(());
+    *response.headers_mut() = trailers(status);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+    ignore_gone(respond.send_response(response, true).map(drop));
+}
+
+/// Begins the answer of a call.
+pub(super) fn begin(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes>, h2::Error> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+    respond.send_response(response, false)
+}
+
+/// A status as trailers.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if status.add_header(&mut headers).is_err() {
+        // A text that is no header value; the code alone still tells.
+        headers.clear();
+        headers.insert("grpc-status", header::HeaderValue::from(status.code() as i32));
+    }
+    headers
+}
+
+/// Writing to a stream that the peer has already reset is no error of ours; how it ended is recorded elsewhere.
+pub(super) fn ignore_gone(result: Result<(), h2::Error>) {
+    if let Err(error) = result {
+        log::trace!("the peer was gone: {error}");
+    }
+}
+
+/// Serves a call through the generated services.
+async fn generated(
+    core: &Arc<Core>,
+    peer: &Peer,
+    deadline: Option<Instant>,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let latest = Instant::now() + UNARY_TIMEOUT;
+    let until = deadline.map_or(latest, |deadline| deadline.min(latest));
+    let answer = tokio::select! {
+        biased;
+        answer = dispatch(core, peer, request) => answer,
+        () = tokio::time::sleep_until(until) => {
+            let cause = Cause::server(EndReason::DeadlineExceeded);
+            return refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
+        }
+        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    pump::run(&peer.scope, deadline, answer, respond).await;
+}
+
+async fn dispatch(
+    core: &Arc<Core>,
+    peer: &Peer,
+    request: Request<h2::RecvStream>,
+) -> Response<tonic::body::Body> {
+    let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+    let service = service.to_owned();
+    let mut request = request.map(RecvBody);
+    request.extensions_mut().insert(peer.clone());
+    match service.as_str() {
+        "streamward.v1.SessionService" => {
+            let api = SessionApi(Arc::clone(core));
+            ask(SessionServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
+        }
+        "streamward.v1.AdminService" if peer.admin_uid.is_some() => {
+            let api = AdminApi(Arc::clone(core));
+            ask(AdminServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
+        }
+        "streamward.v1.AdminService" => {
+            status::unimplemented("AdminService is served on the admin socket only").into_http()
+        }
+        "grpc.health.v1.Health" => {
+            let api = HealthApi(Arc::clone(core));
+            ask(HealthServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
+        }
+        "grpc.reflection.v1.ServerReflection" => reflect(request).await,
+        _ => status::unimplemented("no such service or method; reflection lists what there is").into_http(),
+    }
+}
+
+async fn reflect(request: Request<RecvBody>) -> Response<tonic::body::Body> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    match reflection {
+        Ok(reflection) => ask(reflection, request).await,
+        Err(error) => {
+            log::error!("the embedded descriptors are broken: {error}");
+            Status::internal("the embedded descriptors are broken").into_http()
+        }
+    }
+}
+
+async fn ask<S>(mut service: S, request: Request<RecvBody>) -> Response<tonic::body::Body>
+where
+    S: Service<Request<RecvBody>, Response = Response<tonic::body::Body>, Error = Infallible>,
+{
+    match service.call(request).await {
+        Ok(answer) => answer,
+        Err(never) => match never {},
+    }
+}
+
+/// An h2 request body for the generated services.
+#[derive(Debug)]
+pub(super) struct RecvBody(h2::RecvStream);
+
+impl http_body::Body for RecvBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        match self.0.poll_data(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(chunk))) => {
+                ignore_gone(self.0.flow_control().release_capacity(chunk.len()));
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => match self.0.poll_trailers(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(Some(trailers))) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Poll::Ready(Ok(None)) => Poll::Ready(None),
+                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}

@@ -1,0 +1,260 @@
+//! One task per connection: h2's state machine and every call of it, driven together.
+//!
+//! Calls live in the connection's own task, so a publish costs one wake-up per connection, not two, and everything
+//! that is ready leaves in one write.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use h2::server::Connection;
+use h2::{Ping, PingPong, Reason};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use crate::base::id::ConnectionId;
+use crate::base::limits;
+use crate::base::limits::Limits;
+use crate::base::reason::{Cause, EndReason};
+use crate::server::accept::{Permit, lost};
+use crate::server::conn::{Conn, Meter, Transport};
+use crate::server::timers::{Due, Facts, Timers};
+use crate::server::{Core, Peer, call};
+
+/// Serves a transport in a task of its own, below the service scope. `permit` is held until the connection is gone,
+/// `opening` until its handshake is done.
+pub fn spawn<T: Transport>(
+    core: &Arc<Core>,
+    io: T,
+    peer: &str,
+    admin_uid: Option<u32>,
+    permit: Permit,
+    opening: Option<OwnedSemaphorePermit>,
+) {
+    let (core, peer) = (Arc::clone(core), peer.to_owned());
+    let service = core.service.clone();
+    service.spawn(async move {
+        run(&core, io, &peer, admin_uid, opening).await;
+        drop(permit);
+    });
+}
+
+/// Serves a transport to its end: for callers that own the task, such as tests over memory.
+pub async fn run<T: Transport>(
+    core: &Arc<Core>,
+    io: T,
+    peer: &str,
+    admin_uid: Option<u32>,
+    opening: Option<OwnedSemaphorePermit>,
+) {
+    let limits = core.limits();
+    let (conn, meter) = Conn::new(io);
+    let handshake = tokio::time::timeout(limits.handshake_timeout, builder(&limits).handshake(conn));
+    let connection = tokio::select! {
+        biased;
+        () = core.service.aborted() => return,
+        done = handshake => match done {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return log::debug!("{peer}: no HTTP/2 handshake: {error}"),
+            Err(_) => {
+                meter.cut();
+                return log::debug!("{peer}: no HTTP/2 handshake within limits.handshake_timeout");
+            }
+        },
+    };
+    drop(opening);
+    let (id, scope) = core.hub().open_connection(peer, Instant::now());
+    let guard = Guard { core, id };
+    log::debug!("{id} from {peer} opened");
+    let peer = Peer { connection: id, scope, admin_uid };
+    let why = Driver::new(core, connection, meter, peer).run().await;
+    drop(guard);
+    log::debug!("{id} closed: {why}");
+}
+
+/// Every knob set explicitly: some of h2's and hyper's defaults are "no bound" (TRAPS: RUSTSEC-2024-0003).
+fn builder(limits: &Limits) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_frame_size(limits::DATA_FRAME_BYTES_MAX as u32)
+        .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_concurrent_reset_streams(limits::LOCAL_RESETS_MAX)
+        .max_local_error_reset_streams(Some(limits::LOCAL_ERROR_RESETS_MAX))
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+        .reset_stream_duration(limits::RESET_MEMORY)
+        .max_send_buffer_size(limits::SEND_BUFFER_BYTES_MAX);
+    builder
+}
+
+struct Guard<'a> {
+    core: &'a Core,
+    id: ConnectionId,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.core.hub().close_connection(self.id);
+    }
+}
+
+struct Driver<'a, T: Transport> {
+    core: &'a Arc<Core>,
+    connection: Connection<Conn<T>, Bytes>,
+    meter: Arc<Meter>,
+    peer: Peer,
+    ping_pong: Option<PingPong>,
+    timers: Timers,
+    timer: Pin<Box<Sleep>>,
+    /// Set once the first GOAWAY was sent: when the last one goes even if the peer has not answered.
+    goaway_until: Option<Instant>,
+}
+
+/// What the connection has to react to.
+enum Turn {
+    Call(http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>),
+    CallEnded,
+    Closed(Result<(), h2::Error>),
+    Ending,
+    Aborted,
+    Timer,
+}
+
+impl<'a, T: Transport> Driver<'a, T> {
+    fn new(
+        core: &'a Arc<Core>,
+        mut connection: Connection<Conn<T>, Bytes>,
+        meter: Arc<Meter>,
+        peer: Peer,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            core,
+            ping_pong: connection.ping_pong(),
+            connection,
+            meter,
+            peer,
+            timers: Timers::new(now),
+            timer: Box::pin(tokio::time::sleep_until(now)),
+            goaway_until: None,
+        }
+    }
+
+    /// Runs until the connection is gone; says why. Whatever is still under way is dropped with it, in this turn.
+    async fn run(mut self) -> String {
+        let scope = self.peer.scope.clone();
+        let (mut ending, mut aborted) = (pin!(scope.ending()), pin!(scope.aborted()));
+        let mut calls = FuturesUnordered::new();
+        let mut is_ending = false;
+        loop {
+            let turn = tokio::select! {
+                biased;
+                () = &mut aborted => Turn::Aborted,
+                Some(()) = calls.next(), if !calls.is_empty() => Turn::CallEnded,
+                accepted = self.connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => Turn::Call(request, respond),
+                    Some(Err(error)) => Turn::Closed(Err(error)),
+                    None => Turn::Closed(Ok(())),
+                },
+                () = &mut ending, if !is_ending => Turn::Ending,
+                () = &mut self.timer => Turn::Timer,
+            };
+            match turn {
+                Turn::Call(request, respond) => {
+                    self.timers.call_began();
+                    let call = call::run(Arc::clone(self.core), self.peer.clone(), request, respond);
+                    calls.push(guarded(call, self.peer.connection));
+                    continue;
+                }
+                Turn::CallEnded => self.timers.call_ended(Instant::now()),
+                Turn::Ending => {
+                    is_ending = true;
+                    self.goaway_until = Some(Instant::now() + limits::GOAWAY_PING_TIMEOUT);
+                    self.connection.graceful_shutdown();
+                }
+                Turn::Aborted => return self.cut("cut by the server"),
+                Turn::Closed(Ok(())) => return "by the peer or after GOAWAY".to_owned(),
+                Turn::Closed(Err(error)) => {
+                    self.peer.scope.abort(lost().with_note(&error.to_string()));
+                    return error.to_string();
+                }
+                Turn::Timer => {}
+            }
+            if let Err(why) = self.look_at_timers(calls.len()) {
+                return self.cut(why);
+            }
+        }
+    }
+
+    /// Does what is due and sets the timer for what is next; an error is a peer to be given up.
+    fn look_at_timers(&mut self, calls: usize) -> Result<(), &'static str> {
+        let now = Instant::now();
+        let limits = self.core.limits();
+        let id = self.peer.connection;
+        let has_session =
+            self.core.hub().connection(id).is_some_and(|connection| !connection.sessions.is_empty());
+        let facts = Facts {
+            now,
+            heard_at: self.meter.read_at(),
+            blocked_since: self.meter.blocked_since(),
+            calls,
+            has_session,
+            closing: self.goaway_until.is_some(),
+            flush_timeout: self.core.shutdown_times().flush_timeout,
+        };
+        let mut next = loop {
+            match self.timers.due(&facts, &limits) {
+                Due::Wait(until) => break until,
+                Due::Ping => self.ping(),
+                Due::Dead(why) => return Err(why),
+                Due::Unused(why) => {
+                    log::debug!("{id}: {why}");
+                    self.peer.scope.end(Cause::server(EndReason::IdleTimeout).with_note(why));
+                    break now + limits.ping_interval;
+                }
+            }
+        };
+        match self.goaway_until {
+            Some(until) if now >= until => {
+                if calls == 0 {
+                    self.connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
+            }
+            Some(until) => next = next.min(until),
+            None => {}
+        }
+        self.timer.as_mut().reset(next);
+        Ok(())
+    }
+
+    fn ping(&mut self) {
+        let Some(ping_pong) = &mut self.ping_pong else { return };
+        // An answer that came is taken out first: h2 allows one ping at a time. Any byte counts as an answer.
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Err(error)) = ping_pong.poll_pong(&mut cx) {
+            log::debug!("{}: pong: {error}", self.peer.connection);
+        }
+        if let Err(error) = ping_pong.send_ping(Ping::opaque()) {
+            log::debug!("{}: ping: {error}", self.peer.connection);
+        }
+    }
+
+    fn cut(&self, why: &'static str) -> String {
+        self.meter.cut();
+        self.peer.scope.abort(lost().with_note(why));
+        why.to_owned()
+    }
+}
+
+/// A panic in one call ends that call, not its neighbours on the connection.
+async fn guarded(call: impl Future<Output = ()>, id: ConnectionId) {
+    if AssertUnwindSafe(call).catch_unwind().await.is_err() {
+        log::error!("{id}: a call panicked; this is a bug");
+    }
+}

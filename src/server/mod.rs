@@ -1,0 +1,164 @@
+//! The serve loop of our own on h2, one file per step in the order a packet meets it: [`accept`], [`conn`],
+//! [`connection`], `call`, then the data path (`stream`, `inbound`, `outbound`) or a generated service (`session`,
+//! `admin`, `health`, reflection) whose body `pump` carries.
+//!
+//! Why not `tonic::transport::Server` or hyper: while a peer's window is full they send neither status nor trailers,
+//! they wait for ever on a graceful stop, and they cannot end one stream alone.
+
+pub mod accept;
+pub mod conn;
+pub mod connection;
+
+mod admin;
+mod auth;
+mod call;
+mod health;
+mod inbound;
+mod outbound;
+mod publish;
+mod pump;
+mod session;
+mod stream;
+mod timers;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::base::event::Epoch;
+use crate::base::id::{ConnectionId, SessionKey};
+use crate::base::limits::{Limits, Shutdown};
+use crate::base::reason::{Cause, EndReason};
+use crate::bus::{Bus, lock};
+use crate::hub::{Hub, LoggedOut};
+use crate::runtime::phase::{Phase, PhaseCell};
+use crate::runtime::scope::Scope;
+
+/// What every connection shares: one per process.
+#[derive(Debug)]
+pub struct Core {
+    hub: Mutex<Hub>,
+    bus: Bus,
+    /// Where the process stands.
+    pub phase: PhaseCell,
+    /// Everything clients can see lives below this scope; it ends before the process's own upkeep.
+    pub service: Scope,
+    shutdown: Mutex<Shutdown>,
+    /// When the drain must be over; set once it began.
+    drain_until: Mutex<Option<Instant>>,
+    /// Told when a lease was added, so that whoever waits for the next one looks again.
+    pub deadlines_changed: Notify,
+    /// Told when an administrator asks for a drain.
+    pub drain_asked: Notify,
+    accept_errors: AtomicU64,
+}
+
+/// What a call knows of the connection it came on.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Ends when the connection is asked to close.
+    pub scope: Scope,
+    /// The user id behind the admin socket; `None` on the network.
+    pub admin_uid: Option<u32>,
+}
+
+impl Core {
+    /// A core with an empty hub.
+    #[must_use]
+    pub fn new(epoch: Epoch, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+        let service = Scope::root();
+        let hub = Hub::new(epoch, Arc::new(limits), service.clone(), Instant::now());
+        Arc::new(Self {
+            hub: Mutex::new(hub),
+            bus: Bus::default(),
+            phase: PhaseCell::default(),
+            service,
+            shutdown: Mutex::new(shutdown),
+            drain_until: Mutex::new(None),
+            deadlines_changed: Notify::new(),
+            drain_asked: Notify::new(),
+            accept_errors: AtomicU64::new(0),
+        })
+    }
+
+    /// The hub, for one synchronous step.
+    pub fn hub(&self) -> MutexGuard<'_, Hub> {
+        lock(&self.hub)
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Arc<Limits> {
+        self.hub().limits()
+    }
+
+    /// The times of stopping in force.
+    #[must_use]
+    pub fn shutdown_times(&self) -> Shutdown {
+        self.shutdown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Puts new bounds and times in force.
+    pub fn reconfigure(&self, limits: Limits, shutdown: Shutdown) {
+        self.hub().set_limits(Arc::new(limits));
+        *self.shutdown.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = shutdown;
+    }
+
+    /// Says until when streams may deliver what they are owed while draining.
+    pub fn set_drain_until(&self, until: Instant) {
+        *self.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(until);
+    }
+
+    /// Until when a stream that is ending for `reason` may deliver what it is owed.
+    fn deliver_until(&self, reason: EndReason, now: Instant) -> Instant {
+        let drain_until = *self.drain_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match drain_until {
+            Some(until) if reason == EndReason::ServerDraining => until,
+            Some(_) | None => now + self.shutdown_times().flush_timeout,
+        }
+    }
+
+    /// When the client of this session should come back after a drain: its own slot in `[1, 2) × retry_after`.
+    ///
+    /// The golden-ratio sequence spreads any run of sessions evenly, so that reconnects do not stampede.
+    #[must_use]
+    pub fn retry_slot(&self, session: SessionKey) -> Duration {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let spread = session.incarnation.wrapping_mul(GOLDEN) >> 48;
+        let retry_after = self.shutdown_times().retry_after;
+        let extra = retry_after.as_millis() * u128::from(spread) >> 16;
+        retry_after + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
+    }
+
+    /// Why nothing new is taken, if so.
+    fn refusing(&self) -> Option<Cause> {
+        (self.phase.get() > Phase::Running).then(|| Cause::server(EndReason::ServerDraining))
+    }
+
+    /// Ends a session and waits until its streams are gone, for at most the flush timeouts.
+    async fn end_session_and_wait(&self, session: SessionKey, cause: Cause) -> Option<LoggedOut> {
+        let ended = self.hub().end_session(session, cause, Instant::now())?;
+        // Twice: once for delivering what is owed, once for the status behind it.
+        let patience = self.shutdown_times().flush_timeout * 2;
+        if tokio::time::timeout(patience, ended.scope.finished()).await.is_err() {
+            log::info!("{session}: {} streams are still ending", ended.scope.running());
+        }
+        Some(ended)
+    }
+
+    /// Accept errors since the start.
+    #[must_use]
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
+    }
+
+    /// The wall-clock time of a monotonic one: right even after the clock was set.
+    fn wall(at: Instant) -> SystemTime {
+        SystemTime::now() - Instant::now().saturating_duration_since(at)
+    }
+}

@@ -1,0 +1,283 @@
+//! The server's half of a message stream: our pump from cursor to HTTP/2 window.
+//!
+//! Capacity is reserved first and events are taken only then, so nothing of ours waits inside h2. Therefore a stream
+//! can be ended with its status even while the peer's window is full: HEADERS are not flow-controlled.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use h2::{Reason, SendStream};
+use tokio::time::{Instant, Sleep};
+
+use crate::base::limits::{DATA_FRAME_BYTES_MAX, DEADLINE_CANCEL_SLACK, PARTIAL_SEND_AFTER};
+use crate::base::reason::{Cause, EndReason, Retry};
+use crate::hub::Want;
+use crate::runtime::phase::Phase;
+use crate::server::accept::lost;
+use crate::server::call::{ignore_gone, trailers};
+use crate::server::stream::Handle;
+use crate::wire::codec::{PREFIX_BYTES, prefix};
+use crate::wire::convert;
+use crate::wire::status::{EndFacts, ended};
+use crate::wire::v1;
+use crate::wire::v1::notice::Kind;
+
+/// Sends one stream.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    handle: Handle,
+    send: SendStream<Bytes>,
+    /// The rest of a message that is larger than the window was.
+    rest: Bytes,
+    /// Capacity asked of h2 and not used yet.
+    reserved: usize,
+    /// The peer's window is too small for whole messages.
+    in_parts: bool,
+    /// When [`Self::in_parts`] is decided.
+    in_parts_at: Option<Instant>,
+    /// When the client is told that its deadline is near.
+    near_at: Option<Instant>,
+    /// Once the stream is ending: until when it may deliver what it is owed.
+    deliver_until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Whether a message may be taken.
+enum Room {
+    /// This much may be sent now.
+    Bytes(usize),
+    /// The waker is registered.
+    Wait,
+    Gone,
+}
+
+impl Outbound {
+    pub(super) fn new(handle: Handle, send: SendStream<Bytes>) -> Self {
+        let near_at = handle.deadline.map(|deadline| {
+            let timeout = deadline.saturating_duration_since(Instant::now());
+            let notice = (timeout / 10).max(std::time::Duration::from_secs(1));
+            deadline.checked_sub(notice).unwrap_or(deadline)
+        });
+        Self {
+            handle,
+            send,
+            rest: Bytes::new(),
+            reserved: 0,
+            in_parts: false,
+            in_parts_at: None,
+            near_at,
+            deliver_until: None,
+            timer: None,
+        }
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ready when the stream is over: its status was sent, or the peer is gone.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(_)) => return self.cancelled(),
+            Poll::Ready(Err(_)) => return self.gone(),
+            Poll::Pending => {}
+        }
+        loop {
+            if self.poll_times(cx) {
+                return self.finish();
+            }
+            if !self.rest.is_empty() {
+                match self.room(1, self.rest.len(), cx) {
+                    Room::Bytes(room) => {
+                        let part = self.rest.split_to(room.min(self.rest.len()));
+                        if !self.send(part) {
+                            return self.gone();
+                        }
+                        continue;
+                    }
+                    Room::Wait => return Poll::Pending,
+                    Room::Gone => return self.gone(),
+                }
+            }
+            let most_max = DATA_FRAME_BYTES_MAX - PREFIX_BYTES;
+            let want = self.handle.core.hub().want(self.handle.key, most_max, cx.waker());
+            match want {
+                Want::Bytes { least, most } => match self.room(least + PREFIX_BYTES, most + PREFIX_BYTES, cx) {
+                    Room::Bytes(room) => {
+                        if !self.take_and_send(room, most) {
+                            return self.gone();
+                        }
+                    }
+                    Room::Wait => return Poll::Pending,
+                    Room::Gone => return self.gone(),
+                },
+                Want::Nothing if self.deliver_until.is_some() => return self.finish(),
+                Want::Nothing => {
+                    self.release();
+                    return Poll::Pending;
+                }
+                Want::Gone => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Asks h2 for up to `most` bytes and says whether at least `least` may be sent now. A whole message is waited
+    /// for, because a status can only follow a whole one; unless the peer's window is always smaller.
+    fn room(&mut self, least: usize, most: usize, cx: &mut Context<'_>) -> Room {
+        let least = least.min(DATA_FRAME_BYTES_MAX);
+        let most = most.min(DATA_FRAME_BYTES_MAX);
+        if self.reserved < most {
+            self.send.reserve_capacity(most);
+            self.reserved = most;
+        }
+        loop {
+            let capacity = self.send.capacity();
+            if capacity >= least || (self.in_parts && capacity > 0) {
+                self.in_parts_at = None;
+                return Room::Bytes(capacity);
+            }
+            match self.send.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Room::Gone,
+                Poll::Pending if capacity > 0 => {
+                    let at = *self.in_parts_at.get_or_insert_with(|| Instant::now() + PARTIAL_SEND_AFTER);
+                    // Arms the timer, and goes on at once when it is over already.
+                    if !self.poll_timer(at, cx) {
+                        return Room::Wait;
+                    }
+                    self.in_parts = true;
+                }
+                Poll::Pending => return Room::Wait,
+            }
+        }
+    }
+
+    fn take_and_send(&mut self, room: usize, most: usize) -> bool {
+        let mut message = Vec::with_capacity(PREFIX_BYTES + most);
+        message.extend_from_slice(&[0; PREFIX_BYTES]);
+        let budget = room.saturating_sub(PREFIX_BYTES).min(DATA_FRAME_BYTES_MAX - PREFIX_BYTES);
+        self.handle.core.hub().take(self.handle.key, budget, convert::encode_gap, &mut message);
+        let length = message.len() - PREFIX_BYTES;
+        if length == 0 {
+            return true;
+        }
+        message[..PREFIX_BYTES].copy_from_slice(&prefix(length));
+        let mut message = Bytes::from(message);
+        if message.len() > room {
+            self.rest = message.split_off(room);
+        }
+        self.send(message)
+    }
+
+    fn send(&mut self, data: Bytes) -> bool {
+        self.reserved = self.reserved.saturating_sub(data.remaining());
+        self.send.send_data(data, false).is_ok()
+    }
+
+    /// Gives unused capacity back, so that an idle stream keeps none of the connection's window from its neighbours.
+    fn release(&mut self) {
+        if self.reserved > 0 {
+            self.send.reserve_capacity(0);
+            self.reserved = 0;
+        }
+    }
+
+    /// Looks at the causes and times of the end; true when the stream must finish now.
+    fn poll_times(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(cause) = self.handle.scope.cause() {
+            if !cause.reason.delivers_first() || self.handle.core.phase.get() >= Phase::Aborting {
+                return true;
+            }
+            let core = &self.handle.core;
+            let reason = cause.reason;
+            let until = *self.deliver_until.get_or_insert_with(|| core.deliver_until(reason, Instant::now()));
+            if self.poll_timer(until, cx) {
+                return true;
+            }
+        }
+        let Some(deadline) = self.handle.deadline else { return false };
+        if Instant::now() >= deadline {
+            let cause = Cause::server(EndReason::DeadlineExceeded);
+            self.handle.core.hub().end_stream(self.handle.key, cause);
+            return true;
+        }
+        if let Some(near_at) = self.near_at
+            && self.poll_timer(near_at, cx)
+        {
+            self.near_at = None;
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let near = v1::DeadlineNear { remaining: Some(convert::duration(remaining)) };
+            let mut hub = self.handle.core.hub();
+            hub.push_control(self.handle.key, |out| convert::encode_notice(Kind::DeadlineNear(near), out));
+        }
+        self.near_at.is_none() && self.poll_timer(deadline, cx)
+    }
+
+    /// Whether `at` has come; arms the one timer for it otherwise. Of several times waited for in one turn the
+    /// earliest is armed.
+    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+        let now = Instant::now();
+        if at <= now {
+            return true;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() > at || timer.deadline() <= now {
+            timer.as_mut().reset(at);
+        }
+        // Registers the waker; it cannot be ready, its time was just compared.
+        let _ = timer.as_mut().poll(cx);
+        false
+    }
+
+    /// Ends the stream with its status, or, inside a message that cannot be finished, by a reset.
+    fn finish(&mut self) -> Poll<()> {
+        let Handle { core, key, session, scope, .. } = &self.handle;
+        let Some(cause) = scope.cause().cloned() else { return Poll::Ready(()) };
+        if !self.rest.is_empty() {
+            self.send.send_reset(Reason::CANCEL);
+            return Poll::Ready(());
+        }
+        let last_sequence = core.hub().streams().find(|stream| stream.key == *key).map(|stream| stream.delivered.last_sequence);
+        let retry_after = match cause.reason.retry() {
+            Retry::Later if cause.quota.is_none() => Some(core.retry_slot(*session)),
+            Retry::Resume => Some(std::time::Duration::ZERO),
+            Retry::Later | Retry::No | Retry::Application | Retry::LogInAgain => None,
+        };
+        let facts = EndFacts { session: Some(*session), stream: Some(*key), last_sequence, retry_after };
+        let status = if cause.reason == EndReason::Completed {
+            tonic::Status::ok("")
+        } else {
+            ended(&cause, &facts)
+        };
+        ignore_gone(self.send.send_trailers(trailers(&status)));
+        Poll::Ready(())
+    }
+
+    /// The peer reset the stream. A cancel at the call's deadline is the client's own timer: both sides count from
+    /// the same `grpc-timeout`, and the client began first.
+    fn cancelled(&mut self) -> Poll<()> {
+        let Handle { core, key, deadline, .. } = &self.handle;
+        let at_deadline = deadline.is_some_and(|deadline| Instant::now() + DEADLINE_CANCEL_SLACK >= deadline);
+        let reason = if at_deadline { EndReason::DeadlineExceeded } else { EndReason::ClientCancelled };
+        core.hub().end_stream(*key, Cause::client(reason));
+        Poll::Ready(())
+    }
+
+    /// h2 can send nothing more on this stream.
+    fn gone(&mut self) -> Poll<()> {
+        let Handle { core, key, connection, .. } = &self.handle;
+        core.hub().end_stream(*key, connection.cause().cloned().unwrap_or_else(lost));
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        // A panic drops us here: the client hears INTERNAL rather than CANCELLED (gRPC over HTTP/2, error codes).
+        if std::thread::panicking() {
+            self.send.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
