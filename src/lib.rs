@@ -5,4 +5,5 @@ pub mod bus;
 pub mod hub;
 pub mod runtime;
 pub mod server;
+pub mod config;
 pub mod wire;
