@@ -6,4 +6,5 @@ pub mod hub;
 pub mod runtime;
 pub mod server;
 pub mod config;
+pub mod daemon;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! The process: what it tells systemd, and when it starts and stops.
+
+pub mod systemd;
