@@ -7,4 +7,6 @@ pub mod runtime;
 pub mod server;
 pub mod config;
 pub mod daemon;
+#[cfg(test)]
+mod tests;
 pub mod wire;

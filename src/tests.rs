@@ -1,0 +1,3 @@
+//! Whole-program tests and the rules of the house.
+
+mod tidy;
