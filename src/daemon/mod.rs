@@ -1,3 +1,123 @@
-//! The process: what it tells systemd, and when it starts and stops.
+//! The process: what runs beside the connections, and how it all starts and stops. [`run`] is a start list; stopping
+//! is its reverse.
 
+pub mod listen;
+pub mod reaper;
+pub mod shutdown;
+pub mod signals;
 pub mod systemd;
+pub mod watchdog;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::event::Epoch;
+use crate::base::reason::{Cause, EndReason};
+use crate::config::{Config, ConfigErrors};
+use crate::daemon::signals::Signals;
+use crate::daemon::systemd::Notifier;
+use crate::runtime::scope::Scope;
+use crate::server::Core;
+use crate::server::accept;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The network address cannot be listened on.
+    #[error("cannot listen on {listen}: {source}; is another server running there? Choose with --listen")]
+    Listen {
+        /// The address.
+        listen: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin socket cannot be made.
+    #[error("cannot make the admin socket {}: {problem}; choose another with --admin-socket", path.display())]
+    AdminSocket {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// Whether another server answers there.
+        in_use: bool,
+    },
+    /// The system refuses what every process needs.
+    #[error("the system refuses {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// How the server stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything accepted was delivered.
+    Drained,
+    /// Time or patience was over before; these streams had not got what they were owed.
+    Cut(Vec<String>),
+}
+
+/// Serves until told to stop. `reload` reads the configuration again at SIGHUP; `ready` is told the network address
+/// once clients can connect.
+///
+/// # Errors
+/// When something the server needs cannot be had; nothing is left behind then.
+pub fn run(
+    config: Config,
+    notifier: &Notifier,
+    reload: &dyn Fn() -> Result<Config, ConfigErrors>,
+) -> Result<Stopped, StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    // One thread. The blocking pool is never used by the server; one is the least tokio takes.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .map_err(system("a runtime"))?;
+    runtime.block_on(serve(config, notifier, reload))
+}
+
+async fn serve(
+    config: Config,
+    notifier: &Notifier,
+    reload: &dyn Fn() -> Result<Config, ConfigErrors>,
+) -> Result<Stopped, StartError> {
+    let mut signals =
+        Signals::new().map_err(|source| StartError::System { what: "signal handlers", source })?;
+    let mut epoch = [0; 8];
+    getrandom::fill(&mut epoch).map_err(|error| StartError::System {
+        what: "random bytes",
+        source: io::Error::other(error.to_string()),
+    })?;
+    let epoch = Epoch::from_random(epoch);
+    let (tcp, address) = listen::tcp(config.server.listen)?;
+    let (unix, socket_file) = listen::unix(&config.server.admin_socket)?;
+    let core = Core::new(epoch, config.limits.clone(), config.shutdown.clone());
+    let upkeep = Scope::root();
+
+    // The start list; `shutdown` takes it down from the bottom.
+    upkeep.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));
+    core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Unix(unix)));
+    core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Tcp(tcp)));
+    log::info!("admin socket {}", config.server.admin_socket.display());
+    log::info!("listening on {address}, epoch {}", core.hub().epoch().0);
+    notifier.ready(&format!("listening on {address}"));
+
+    let asked_by = tokio::select! {
+        asked_by = signals::wait_for_stop(&mut signals, &core, config, reload) => asked_by,
+        () = watchdog::run(&core, notifier) => "watchdog",
+        () = core.drain_asked.notified() => "admin",
+    };
+    let stopped = tokio::select! {
+        stopped = shutdown::run(&core, notifier, asked_by, &mut signals) => stopped,
+        () = watchdog::run(&core, notifier) => Stopped::Drained,
+    };
+    drop(socket_file);
+    upkeep.end(Cause::server(EndReason::ServerDraining));
+    upkeep.finished().await;
+    Ok(stopped)
+}

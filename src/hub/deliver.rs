@@ -246,9 +246,16 @@ impl Hub {
     }
 
     /// Appends a notice to every live stream.
-    pub fn push_control_to_all(&mut self, mut encode: impl FnMut(StreamKey, &mut Vec<u8>)) {
+    pub fn push_control_to_all(&mut self, mut encode: impl FnMut(SessionKey, &mut Vec<u8>)) {
         for (_, stream) in &mut self.streams {
-            encode(stream.key, &mut stream.control);
+            encode(stream.session, &mut stream.control);
+            stream.wake_pump();
+        }
+    }
+
+    /// Makes every stream look again at its cause, its time and the phase.
+    pub fn wake_all(&mut self) {
+        for (_, stream) in &mut self.streams {
             stream.wake_pump();
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::base::limits::{ACCEPT_BACKOFF, ACCEPT_WARN_EVERY, Limits, TCP_NOTSENT_BYTES_MAX};
 use crate::base::reason::{Cause, EndReason};
+use crate::runtime::phase::Phase;
 use crate::server::Core;
 use crate::server::connection;
 
@@ -72,7 +73,7 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Accepts until the server refuses; then the listener is closed.
+/// Accepts until the server refuses (the admin socket: until it aborts); then the listener is closed.
 pub async fn run(core: Arc<Core>, listener: Listener) {
     let limits = core.limits();
     let connections = Arc::new(Semaphore::new(limits.connections_max as usize));
@@ -96,9 +97,14 @@ pub async fn run(core: Arc<Core>, listener: Listener) {
             }
         }
     };
+    // The admin socket stays open through the drain: one wants to see and end what is stuck.
+    let last = match listener {
+        Listener::Tcp(_) => Phase::Running,
+        Listener::Unix(_) => Phase::Draining,
+    };
     tokio::select! {
         () = work => {}
-        _ = phase.wait_for(|phase| *phase > crate::runtime::phase::Phase::Running) => {}
+        _ = phase.wait_for(|phase| *phase > last) => {}
     }
 }
 

@@ -21,6 +21,7 @@ mod session;
 mod stream;
 mod timers;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -36,6 +37,8 @@ use crate::bus::{Bus, lock};
 use crate::hub::{Hub, LoggedOut};
 use crate::runtime::phase::{Phase, PhaseCell};
 use crate::runtime::scope::Scope;
+use crate::wire::v1::notice::Kind;
+use crate::wire::{convert, v1};
 
 /// What every connection shares: one per process.
 #[derive(Debug)]
@@ -133,6 +136,18 @@ impl Core {
         let retry_after = self.shutdown_times().retry_after;
         let extra = retry_after.as_millis() * u128::from(spread) >> 16;
         retry_after + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
+    }
+
+    /// Tells every stream that the server is going down and when it may come back.
+    pub fn tell_draining(&self) {
+        let mut slots = HashMap::new();
+        for session in self.hub().streams().map(|stream| stream.session) {
+            slots.insert(session, self.retry_slot(session));
+        }
+        self.hub().push_control_to_all(|session, out| {
+            let retry_after = slots.get(&session).copied().map(convert::duration);
+            convert::encode_notice(Kind::Draining(v1::Draining { retry_after }), out);
+        });
     }
 
     /// Why nothing new is taken, if so.
