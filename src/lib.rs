@@ -9,4 +9,5 @@ pub mod config;
 pub mod daemon;
 #[cfg(test)]
 mod tests;
+pub mod client;
 pub mod wire;

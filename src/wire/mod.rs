@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod convert;
+pub mod ended;
 pub mod status;
 pub mod timeout;
 

@@ -1,0 +1,253 @@
+//! A login and what it owns: the token, the heartbeat, the calls made in its name.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::base::event::Position;
+use crate::base::limits::{DATA_FRAME_BYTES_MAX, EVENT_OVERHEAD_BYTES_MAX};
+use crate::client::error::ClientError;
+use crate::client::stream::{FRAMES_WAITING_MAX, MessageStream, Sender};
+use crate::wire::v1;
+use crate::wire::v1::message_service_client::MessageServiceClient;
+use crate::wire::v1::session_service_client::SessionServiceClient;
+
+/// A connection to a hub, without a login yet. Several sessions may share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// A live login. It heartbeats by itself until it is dropped or logged out.
+///
+/// Dropping it without [`logout`](Self::logout) leaves the session to its lease: the hub ends it, and streams still
+/// open, when the lease has run out.
+///
+/// A session does not reconnect its streams. The channel under it does connect again when a call is made, so a program
+/// that wants a stream back opens it again with the position of the last event it handled in each topic
+/// ([`v1::subscription::Start::After`]); the end of the stream says whether and when
+/// ([`StreamEnd::reason`](crate::client::stream::StreamEnd)). A `pipeline` that does this, and resends what has no
+/// receipt, has its place beside this module.
+pub struct Session {
+    id: String,
+    token: String,
+    policy: v1::SessionPolicy,
+    previous_end: Option<v1::Ended>,
+    sessions: SessionServiceClient<Authorized>,
+    messages: MessageServiceClient<Authorized>,
+    /// Aborted when dropped.
+    heartbeats: JoinSet<()>,
+}
+
+type Authorized = InterceptedService<Channel, Bearer>;
+
+/// Puts the session's token on every call.
+#[derive(Clone)]
+struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl Client {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { channel }
+    }
+
+    /// Opens a session. `client_name` tells this user's clients apart and may be empty; a live session of the same
+    /// user and the same non-empty name ends with `SESSION_TAKEN_OVER`.
+    ///
+    /// Must be called on a tokio runtime: the session's heartbeat runs there.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for names the hub does not take, a full hub or one that is stopping;
+    /// [`ClientError::Transport`] when the connection breaks.
+    pub async fn login(&self, user: &str, password: &str, client_name: &str) -> Result<Session, ClientError> {
+        let request = v1::LoginRequest {
+            user: user.to_owned(),
+            password: password.to_owned(),
+            client_name: client_name.to_owned(),
+        };
+        let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?.into_inner();
+        let policy = answer.policy.ok_or(ClientError::Contract("a login without a policy"))?;
+        let mut bearer = MetadataValue::try_from(format!("Bearer {}", answer.token))
+            .map_err(|_| ClientError::Contract("a token that fits no metadata"))?;
+        bearer.set_sensitive(true);
+        let bearer = Bearer(bearer);
+        let sessions = SessionServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
+        let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer)
+            .max_decoding_message_size(frame_bytes_max(&policy));
+        let mut heartbeats = JoinSet::new();
+        heartbeats.spawn(heartbeat(sessions.clone(), heartbeat_interval(&policy)));
+        Ok(Session {
+            id: answer.session_id,
+            token: answer.token,
+            policy,
+            previous_end: answer.previous_end,
+            sessions,
+            messages,
+            heartbeats,
+        })
+    }
+}
+
+impl Session {
+    /// The session's name in the hub's lists: `session/<slot>.<incarnation>`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The secret that other connections may use to act in this session's name.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// What the hub expects of this client, and its bounds.
+    #[must_use]
+    pub fn policy(&self) -> &v1::SessionPolicy {
+        &self.policy
+    }
+
+    /// Why the last session of this user and client name ended, when the hub knows.
+    #[must_use]
+    pub fn previous_end(&self) -> Option<&v1::Ended> {
+        self.previous_end.as_ref()
+    }
+
+    /// Publishes one event and returns its place in the hub's order. `message_id` and `content_type` may be empty.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it was not published; [`ClientError::Transport`] when that is unknown.
+    pub async fn publish(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+        message_id: &str,
+        content_type: &str,
+    ) -> Result<Position, ClientError> {
+        let request = v1::PublishRequest {
+            topic: topic.to_owned(),
+            payload: payload.into(),
+            message_id: message_id.to_owned(),
+            content_type: content_type.to_owned(),
+        };
+        let answer = self.messages.clone().publish(request).await?.into_inner();
+        Ok(Position { epoch: answer.epoch, sequence: answer.sequence })
+    }
+
+    /// Follows topics on a server stream of its own.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the hub refuses the stream or one of the topics.
+    pub async fn subscribe(
+        &self,
+        subscriptions: Vec<v1::Subscription>,
+    ) -> Result<MessageStream, ClientError> {
+        let frames = self.messages.clone().subscribe(v1::SubscribeRequest { subscriptions }).await?;
+        Ok(MessageStream::new(frames.into_inner()))
+    }
+
+    /// Opens the message stream: publish, subscribe and unsubscribe on one stream. At most [`FRAMES_WAITING_MAX`]
+    /// frames wait for the hub; then sending waits.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the hub refuses the stream.
+    pub async fn open(&self) -> Result<(Sender, MessageStream), ClientError> {
+        let (frames, mut waiting) = mpsc::channel(FRAMES_WAITING_MAX);
+        let requests = stream::poll_fn(move |context| waiting.poll_recv(context));
+        let answers = self.messages.clone().connect(requests).await?;
+        Ok((Sender::new(frames), MessageStream::new(answers.into_inner())))
+    }
+
+    /// Ends the session and its streams on the hub; returns how many streams that ended.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the session was over already; [`ClientError::Transport`] when the connection is
+    /// lost, in which case the lease ends the session.
+    pub async fn logout(mut self) -> Result<u32, ClientError> {
+        self.heartbeats.abort_all();
+        Ok(self.sessions.logout(v1::LogoutRequest {}).await?.into_inner().streams_ended)
+    }
+}
+
+impl fmt::Debug for Session {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// Renews the lease once per interval, until the hub says that the session is over.
+async fn heartbeat(mut sessions: SessionServiceClient<Authorized>, every: Duration) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is at once; the login was just now.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        match sessions.heartbeat(v1::HeartbeatRequest {}).await {
+            Err(status) if status.code() == Code::Unauthenticated => return,
+            // A lost connection: the lease may outlast it, the next beat tries again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// The policy's interval; a third of the lease, or 30 s, when the hub names none.
+fn heartbeat_interval(policy: &v1::SessionPolicy) -> Duration {
+    let duration = |field: Option<prost_types::Duration>| {
+        field.and_then(|duration| Duration::try_from(duration).ok()).filter(|duration| !duration.is_zero())
+    };
+    duration(policy.heartbeat_interval)
+        .or_else(|| duration(policy.lease).map(|lease| lease / 3))
+        .unwrap_or(Duration::from_secs(30))
+        .max(Duration::from_millis(10))
+}
+
+/// A frame is a run of events that fits a DATA frame, or one large event, with notices beside it.
+fn frame_bytes_max(policy: &v1::SessionPolicy) -> usize {
+    let message = usize::try_from(policy.max_message_bytes).unwrap_or(usize::MAX);
+    message.saturating_add(EVENT_OVERHEAD_BYTES_MAX + 4 * DATA_FRAME_BYTES_MAX).max(4 * 1024 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(heartbeat_ms: i32, lease_s: i64) -> v1::SessionPolicy {
+        v1::SessionPolicy {
+            heartbeat_interval: Some(prost_types::Duration { seconds: 0, nanos: heartbeat_ms * 1_000_000 }),
+            lease: Some(prost_types::Duration { seconds: lease_s, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_heartbeat_follows_the_policy_and_never_spins() {
+        assert_eq!(heartbeat_interval(&policy(250, 90)), Duration::from_millis(250));
+        assert_eq!(heartbeat_interval(&policy(0, 90)), Duration::from_secs(30));
+        assert_eq!(heartbeat_interval(&policy(1, 90)), Duration::from_millis(10));
+        assert_eq!(heartbeat_interval(&v1::SessionPolicy::default()), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_frame_with_the_largest_message_is_accepted() {
+        let large = v1::SessionPolicy { max_message_bytes: 16 * 1024 * 1024, ..Default::default() };
+        assert!(frame_bytes_max(&large) > 16 * 1024 * 1024);
+    }
+}
