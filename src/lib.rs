@@ -9,5 +9,6 @@ pub mod config;
 pub mod daemon;
 #[cfg(test)]
 mod tests;
+pub mod cli;
 pub mod client;
 pub mod wire;

@@ -1,3 +1,7 @@
-//! The `streamward` program.
+//! The `streamward` program. All it does is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    streamward::cli::main()
+}

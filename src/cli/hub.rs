@@ -1,0 +1,213 @@
+//! What the commands that talk to a hub share: its address, logging in and out, being interrupted.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::getuid;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::base::limits::NOTE_BYTES_MAX;
+use crate::base::principal::Principal;
+use crate::base::reason::EndReason;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Output;
+use crate::cli::text::{clean, show_time};
+use crate::client::{Admin, Endpoint, Session, connect};
+use crate::wire::v1;
+
+/// A logout may take this long; after that the lease ends the session.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the hub is and who is calling.
+#[derive(Args, Debug)]
+pub(crate) struct HubArgs {
+    /// The hub: host:port, http://host:port or unix:/path
+    #[arg(long, value_name = "ADDR", env = "STREAMWARD_SERVER", default_value = "127.0.0.1:50051")]
+    pub(crate) server: Endpoint,
+    /// Log in as this user [default: $USER, or guest]
+    #[arg(long, value_name = "NAME", value_parser = parse_user)]
+    pub(crate) user: Option<String>,
+    /// Name this client among the user's: logging in again with the same name takes the session over
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) client_name: String,
+}
+
+/// Where the hub's admin socket is.
+#[derive(Args, Debug)]
+pub(crate) struct AdminArgs {
+    /// The hub's admin socket [default: the first there is of /run/streamward/admin.sock,
+    /// $XDG_RUNTIME_DIR/streamward/admin.sock and /tmp/streamward-<uid>/admin.sock]
+    #[arg(long, value_name = "PATH", env = "STREAMWARD_SERVER_ADMIN_SOCKET", hide_env_values = true)]
+    pub(crate) admin_socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_user(text: &str) -> Result<String, String> {
+    Principal::new(text, "").map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// An administrator's note of at most [`NOTE_BYTES_MAX`] bytes.
+pub(crate) fn parse_note(text: &str) -> Result<String, String> {
+    if text.len() > NOTE_BYTES_MAX {
+        return Err(format!("a note has at most {NOTE_BYTES_MAX} bytes, this one has {}", text.len()));
+    }
+    Ok(text.to_owned())
+}
+
+impl HubArgs {
+    /// `--user`, or $USER when it can be a user name, or `guest`.
+    pub(crate) fn user(&self) -> String {
+        let from_environment = || env::var("USER").ok().filter(|user| Principal::new(user, "").is_ok());
+        self.user.clone().or_else(from_environment).unwrap_or_else(|| "guest".to_owned())
+    }
+
+    /// Connects and logs in. Tells why the last session of this client name ended, when that was not its own doing.
+    pub(crate) async fn login(&self, output: &mut Output) -> Result<Session, Failure> {
+        let user = self.user();
+        Principal::new(&user, &self.client_name)
+            .map_err(|error| Failure::told(Exit::Usage, format!("--client-name: {error}.")))?;
+        let session = connect(&self.server).await?.login(&user, "", &self.client_name).await?;
+        if let Some(text) = session.previous_end().and_then(previous_end_text) {
+            output.notice(&text);
+        }
+        Ok(session)
+    }
+}
+
+fn previous_end_text(end: &v1::Ended) -> Option<String> {
+    let reason =
+        v1::EndReason::try_from(end.reason).ok().and_then(|r| EndReason::from_name(r.as_str_name()))?;
+    if matches!(reason, EndReason::SessionLoggedOut | EndReason::Completed) {
+        return None;
+    }
+    let note = if end.note.is_empty() { reason.text() } else { &end.note };
+    let when = show_time(end.ended_at.as_ref());
+    Some(format!("your last session ended at {when} with {}: {}", reason.name(), clean(note)))
+}
+
+/// Logs out. A failure is told but fails nothing: the lease ends the session.
+pub(crate) async fn logout(session: Session, interrupt: &mut Interrupt, output: &mut Output) {
+    tokio::select! {
+        done = timeout(LOGOUT_TIMEOUT, session.logout()) => match done {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let text = error.to_string();
+                output.notice(&format!("not logged out, the session will expire: {}", clean(&text)));
+            }
+            Err(_) => output.notice("not logged out in time, the session will expire"),
+        },
+        () = interrupt.next() => {}
+    }
+}
+
+impl AdminArgs {
+    /// Connects to the admin socket named or found.
+    pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
+        let path = match &self.admin_socket {
+            Some(path) => path.clone(),
+            None => find_socket(&candidates())?,
+        };
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Ok(Admin::connect(&path).await?)
+    }
+}
+
+/// Where a hub puts its admin socket, in the order they are looked at.
+fn candidates() -> Vec<PathBuf> {
+    let run = Some(PathBuf::from("/run/streamward/admin.sock"));
+    let user = env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("streamward/admin.sock"));
+    let temporary = PathBuf::from(format!("/tmp/streamward-{}/admin.sock", getuid().as_raw()));
+    // Anyone may create things in /tmp: only what is ours counts.
+    let temporary = fs::symlink_metadata(&temporary)
+        .map_or(true, |metadata| metadata.uid() == getuid().as_raw())
+        .then_some(temporary);
+    [run, user, temporary].into_iter().flatten().collect()
+}
+
+fn find_socket(candidates: &[PathBuf]) -> Result<PathBuf, Failure> {
+    if let Some(path) = candidates.iter().find(|path| exists(path)) {
+        return Ok(path.clone());
+    }
+    let looked: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+    Err(Failure::told(
+        Exit::Unavailable,
+        format!(
+            "no admin socket found at {}. Is the hub running? Start one with `streamward serve`, or name its socket \
+             with --admin-socket.",
+            looked.join(", ")
+        ),
+    ))
+}
+
+/// There, or hidden from us: then connecting says "permission denied", which is the better answer.
+fn exists(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+/// Ctrl-C, SIGTERM and a closed terminal.
+pub(crate) struct Interrupt {
+    signals: [Signal; 3],
+}
+
+impl Interrupt {
+    /// Takes the signals over: from here on they end nothing by themselves.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let take = |kind: SignalKind| {
+            signal(kind)
+                .map_err(|error| Failure::told(Exit::Internal, format!("cannot watch for signals: {error}.")))
+        };
+        Ok(Self {
+            signals: [
+                take(SignalKind::interrupt())?,
+                take(SignalKind::terminate())?,
+                take(SignalKind::hangup())?,
+            ],
+        })
+    }
+
+    /// The next of them. Safe to drop while it waits.
+    pub(crate) async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_socket_there_is_found_and_none_is_told_with_advice() {
+        let directory = tempfile::tempdir().unwrap();
+        let (missing, there) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&there, "").unwrap();
+        assert_eq!(find_socket(&[missing.clone(), there.clone()]).unwrap(), there);
+        let failure = find_socket(std::slice::from_ref(&missing)).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Unavailable);
+        assert!(failure.to_string().contains(missing.to_str().unwrap()), "{failure}");
+        assert!(failure.to_string().contains("--admin-socket"), "{failure}");
+    }
+
+    #[test]
+    fn a_last_session_that_ended_by_itself_is_no_news() {
+        let ended = |reason: v1::EndReason, note: &str| v1::Ended {
+            reason: reason.into(),
+            note: note.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(previous_end_text(&ended(v1::EndReason::SessionLoggedOut, "")), None);
+        let text = previous_end_text(&ended(v1::EndReason::AdminCancelled, "be\x1bnice")).unwrap();
+        assert!(text.contains("ADMIN_CANCELLED: be\\u{1b}nice"), "{text}");
+    }
+}

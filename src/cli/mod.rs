@@ -1,0 +1,182 @@
+//! The command line: what is asked for, handed to one file per command. All of it is private but [`main`].
+//!
+//! A command takes its arguments and the [`Output`], and returns an [`Exit`] or a [`Failure`]; only here is a failure
+//! told and a runtime built.
+
+mod cancel;
+mod chat;
+mod completions;
+mod drain;
+mod ended;
+mod events;
+mod exit;
+mod hub;
+mod output;
+mod records;
+mod send;
+mod sessions;
+mod status;
+mod stdin;
+mod streams;
+mod tail;
+mod text;
+mod tree;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Output;
+
+/// A gRPC session and message hub: every stream has an owner, a bound and a recorded end
+#[derive(Parser, Debug)]
+#[command(
+    name = "streamward",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Try it:
+  streamward chat kitchen            in two terminals, with --user alice and --user bob
+  streamward tree                    who holds what
+  streamward cancel session/0.1      end one session; nobody else notices"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Send(send::SendArgs),
+    Tail(tail::TailArgs),
+    Chat(chat::ChatArgs),
+    Status(status::StatusArgs),
+    Tree(tree::TreeArgs),
+    Sessions(sessions::SessionsArgs),
+    Streams(streams::StreamsArgs),
+    Ended(ended::EndedArgs),
+    Cancel(cancel::CancelArgs),
+    Drain(drain::DrainArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs the program: reads the command line, does what it asks, and says with the exit code how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli.command).into(),
+        Err(error) => {
+            // Help and version are answers, not errors. A closed stdout is nobody's loss.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+        }
+    }
+}
+
+fn run(command: Command) -> Exit {
+    let mut output = Output::stdio(command.json());
+    match dispatch(command, &mut output) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if !matches!(failure, Failure::PipeClosed) {
+                output.error(&failure.to_string());
+            }
+            failure.exit()
+        }
+    }
+}
+
+fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Send(args) => block_on(send::run(args, output)),
+        Command::Tail(args) => block_on(tail::run(args, output)),
+        Command::Chat(args) => block_on(chat::run(args, output)),
+        Command::Status(args) => block_on(status::run(args, output)),
+        Command::Tree(args) => block_on(tree::run(args, output)),
+        Command::Sessions(args) => block_on(sessions::run(args, output)),
+        Command::Streams(args) => block_on(streams::run(args, output)),
+        Command::Ended(args) => block_on(ended::run(args, output)),
+        Command::Cancel(args) => block_on(cancel::run(args, output)),
+        Command::Drain(args) => block_on(drain::run(args, output)),
+        Command::Completions(args) => completions::run(&args, output),
+    }
+}
+
+impl Command {
+    fn json(&self) -> bool {
+        match self {
+            Self::Send(args) => args.json,
+            Self::Tail(args) => args.json,
+            Self::Status(args) => args.admin.json,
+            Self::Tree(args) => args.admin.json,
+            Self::Sessions(args) => args.admin.json,
+            Self::Streams(args) => args.admin.json,
+            Self::Ended(args) => args.admin.json,
+            Self::Cancel(args) => args.admin.json,
+            Self::Drain(args) => args.admin.json,
+            Self::Chat(_) | Self::Completions(_) => false,
+        }
+    }
+}
+
+/// Runs a client command on a runtime of one thread.
+fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // One for reading standard input, one for looking up a host's name.
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|error| Failure::told(Exit::Internal, format!("cannot start: {error}.")))?;
+    let done = runtime.block_on(command);
+    // A read of standard input that will never end must not keep the program.
+    runtime.shutdown_background();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_examples() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        command.build();
+        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            let help = sub.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{}", sub.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "streamward send",
+            "streamward send hall/a x",
+            "streamward send room/a x --file y",
+            "streamward tail",
+            "streamward tail room/a --epoch e",
+            "streamward tail room/a --max 0",
+            "streamward tail room/a --for 5",
+            "streamward tail room/a --user a/b",
+            "streamward tail room/a --server https://x:1",
+            "streamward chat @",
+            "streamward cancel 42",
+            "streamward streams --session stream/1",
+            "streamward status --interval 1ms",
+            "streamward completions cmd",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).map(|_| line).unwrap_err();
+            assert!(error.use_stderr(), "{line}");
+        }
+    }
+
+    #[test]
+    fn text_may_begin_with_a_dash_after_two_of_them() {
+        assert!(Cli::try_parse_from(["streamward", "send", "room/a", "--", "-5 degrees"]).is_ok());
+        assert!(Cli::try_parse_from(["streamward", "send", "room/a", "-5"]).is_ok());
+    }
+}

@@ -1,0 +1,211 @@
+//! The one writer: lines for people, JSON for programs, notices on stderr.
+
+use std::env;
+use std::io::{self, IsTerminal as _, Write};
+
+use serde_json::Value;
+
+use crate::cli::exit::Failure;
+use crate::cli::text::clean_json;
+
+/// Where a command writes. Text is coloured only on a terminal, and not when `NO_COLOR` is set.
+pub(crate) struct Output {
+    out: Box<dyn Write>,
+    err: Box<dyn Write>,
+    /// Paints what goes to stdout.
+    pub(crate) paint: Paint,
+    err_paint: Paint,
+    /// Results are JSON documents, one per line.
+    pub(crate) json: bool,
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    fn on(is_terminal: bool) -> Self {
+        let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { on: is_terminal && !set("NO_COLOR") && !dumb }
+    }
+
+    /// Less important.
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    /// Headings and names.
+    pub(crate) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    /// Topics and ids.
+    pub(crate) fn cyan(self, text: &str) -> String {
+        self.with("36", text)
+    }
+
+    fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.on && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+impl Output {
+    /// The process's stdout and stderr.
+    pub(crate) fn stdio(json: bool) -> Self {
+        Self {
+            out: Box::new(io::stdout()),
+            err: Box::new(io::stderr()),
+            paint: Paint::on(io::stdout().is_terminal()),
+            err_paint: Paint::on(io::stderr().is_terminal()),
+            json,
+        }
+    }
+
+    /// A line of the result. The caller has made foreign text harmless.
+    ///
+    /// # Errors
+    /// [`Failure::PipeClosed`] when nobody reads any more, [`Failure::Output`] otherwise.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        // One write per line, so that lines of several programs on one terminal do not mix.
+        self.out.write_all(format!("{text}\n").as_bytes())?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Lines of a table, the first one being its header.
+    ///
+    /// # Errors
+    /// As for [`line`](Self::line).
+    pub(crate) fn table(&mut self, lines: &[String]) -> Result<(), Failure> {
+        for (at, line) in lines.iter().enumerate() {
+            if at == 0 {
+                self.line(&self.paint.bold(line))?;
+            } else {
+                self.line(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One JSON document on a line of its own.
+    ///
+    /// # Errors
+    /// As for [`line`](Self::line).
+    pub(crate) fn json(&mut self, value: &Value) -> Result<(), Failure> {
+        self.line(&clean_json(&value.to_string()))
+    }
+
+    /// Bytes as they are, for completion scripts.
+    ///
+    /// # Errors
+    /// As for [`line`](Self::line).
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.out.write_all(bytes)?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Something worth knowing beside the result, on stderr.
+    pub(crate) fn notice(&mut self, text: &str) {
+        let line = format!("{}\n", self.err_paint.yellow(&format!("-- {text}")));
+        // A closed stderr is nobody's loss.
+        let _ = self.err.write_all(line.as_bytes());
+    }
+
+    /// Why the command failed, on stderr.
+    pub(crate) fn error(&mut self, text: &str) {
+        let line = format!("{} {text}\n", self.err_paint.red("streamward:"));
+        let _ = self.err.write_all(line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::cli::exit::Exit;
+    use std::sync::{Arc, Mutex};
+
+    /// A writer whose bytes the test reads back.
+    #[derive(Clone, Default)]
+    pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Shared {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output without colours, with its stdout and stderr.
+    pub(crate) fn captured(json: bool) -> (Output, Shared, Shared) {
+        let (out, err) = (Shared::default(), Shared::default());
+        let plain = Paint { on: false };
+        let output = Output {
+            out: Box::new(out.clone()),
+            err: Box::new(err.clone()),
+            paint: plain,
+            err_paint: plain,
+            json,
+        };
+        (output, out, err)
+    }
+
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_ends_the_command_quietly() {
+        let (mut output, _, _) = captured(false);
+        output.out = Box::new(Closed);
+        output.err = Box::new(Closed);
+        output.notice("nobody hears this");
+        let failure = output.line("x").unwrap_err();
+        assert!(matches!(failure, Failure::PipeClosed));
+        assert_eq!(failure.exit(), Exit::Ok);
+    }
+
+    #[test]
+    fn results_and_notices_go_different_ways() {
+        let (mut output, out, err) = captured(true);
+        output.json(&serde_json::json!({"a": "\u{9b}"})).unwrap();
+        output.notice("n");
+        output.error("e");
+        assert_eq!(out.text(), "{\"a\":\"\\u009b\"}\n");
+        assert_eq!(err.text(), "-- n\nstreamward: e\n");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert_eq!(Paint { on: true }.dim("x"), "\x1b[2mx\x1b[0m");
+        assert_eq!(Paint { on: false }.dim("x"), "x");
+        assert_eq!(Paint::on(false), Paint { on: false });
+    }
+}

@@ -1,0 +1,133 @@
+//! What the admin service tells, as JSON. Field names carry their units; times are RFC 3339.
+
+use serde_json::{Value, json};
+
+use crate::cli::text::{duration_of, show_time};
+use crate::wire::v1;
+
+/// The reason's name; none while unset.
+pub(crate) fn reason_name(number: i32) -> Option<String> {
+    match v1::EndReason::try_from(number) {
+        Ok(v1::EndReason::Unspecified) => None,
+        Ok(reason) => Some(reason.as_str_name().to_owned()),
+        // From a later version of the hub.
+        Err(_) => Some(format!("REASON_{number}")),
+    }
+}
+
+/// The phase's name.
+pub(crate) fn phase_name(number: i32) -> &'static str {
+    v1::Phase::try_from(number).unwrap_or_default().as_str_name()
+}
+
+/// The pressure level's name.
+pub(crate) fn pressure_name(number: i32) -> &'static str {
+    v1::Pressure::try_from(number).unwrap_or_default().as_str_name()
+}
+
+pub(crate) fn session_json(session: &v1::SessionInfo) -> Value {
+    json!({
+        "id": session.id,
+        "user": session.user,
+        "client_name": session.client_name,
+        "started_at": show_time(session.started_at.as_ref()),
+        "lease_left_s": duration_of(session.lease_left).as_secs_f64(),
+        "streams": session.streams,
+        "connection_ids": session.connection_ids,
+        "ending": reason_name(session.ending),
+    })
+}
+
+pub(crate) fn stream_json(stream: &v1::StreamInfo) -> Value {
+    let subscription = |subscription: &v1::SubscriptionInfo| json!({"topic": subscription.topic, "lag_bytes": subscription.lag_bytes});
+    json!({
+        "id": stream.id,
+        "session_id": stream.session_id,
+        "user": stream.user,
+        "client_name": stream.client_name,
+        "connection_id": stream.connection_id,
+        "rpc": stream.rpc,
+        "peer": stream.peer,
+        "started_at": show_time(stream.started_at.as_ref()),
+        "subscriptions": stream.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
+        "events_delivered": stream.events_delivered,
+        "bytes_delivered": stream.bytes_delivered,
+        "last_sequence": stream.last_sequence,
+        "lag_bytes": stream.lag_bytes,
+        "deadline_left_s": stream.deadline_left.map(|left| duration_of(Some(left)).as_secs_f64()),
+        "ending": reason_name(stream.ending),
+    })
+}
+
+pub(crate) fn ended_json(ended: &v1::Ended) -> Value {
+    json!({
+        "id": ended.id,
+        "kind": v1::EndedKind::try_from(ended.kind).unwrap_or_default().as_str_name(),
+        "session_id": ended.session_id,
+        "user": ended.user,
+        "client_name": ended.client_name,
+        "reason": reason_name(ended.reason),
+        "note": ended.note,
+        "asked_by": ended.asked_by,
+        "started_at": show_time(ended.started_at.as_ref()),
+        "ended_at": show_time(ended.ended_at.as_ref()),
+        "events_delivered": ended.events_delivered,
+        "bytes_delivered": ended.bytes_delivered,
+        "lag_bytes_left": ended.lag_bytes_left,
+        "last_sequence": ended.last_sequence,
+        "rpc": ended.rpc,
+        "connection_id": ended.connection_id,
+    })
+}
+
+pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
+    let ended = |count: &v1::ReasonCount| json!({"reason": reason_name(count.reason), "streams": count.streams, "sessions": count.sessions});
+    json!({
+        "version": status.version,
+        "epoch": status.epoch,
+        "phase": phase_name(status.phase),
+        "started_at": show_time(status.started_at.as_ref()),
+        "uptime_s": duration_of(status.uptime).as_secs_f64(),
+        "connections": status.connections,
+        "sessions": status.sessions,
+        "streams": status.streams,
+        "subscriptions": status.subscriptions,
+        "topics": status.topics,
+        "last_sequence": status.last_sequence,
+        "events_delivered": status.events_delivered,
+        "bytes_delivered": status.bytes_delivered,
+        "publishes_refused": status.publishes_refused,
+        "tails_bytes": status.tails_bytes,
+        "tails_bytes_max": status.tails_bytes_max,
+        "rss_bytes": status.rss_bytes,
+        "threads": status.threads,
+        "descriptors": status.descriptors,
+        "pressure": pressure_name(status.pressure),
+        "logins": status.logins,
+        "accept_errors": status.accept_errors,
+        "ended": status.ended.iter().map(ended).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_names_even_those_of_a_later_version() {
+        assert_eq!(reason_name(0), None);
+        assert_eq!(reason_name(9).as_deref(), Some("SLOW_CONSUMER"));
+        assert_eq!(reason_name(99).as_deref(), Some("REASON_99"));
+    }
+
+    #[test]
+    fn an_unset_deadline_is_null_and_units_are_seconds() {
+        let stream = stream_json(&v1::StreamInfo::default());
+        assert_eq!(stream["deadline_left_s"], Value::Null);
+        let session = v1::SessionInfo {
+            lease_left: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            ..Default::default()
+        };
+        assert_eq!(session_json(&session)["lease_left_s"], 1.5);
+    }
+}

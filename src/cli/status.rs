@@ -1,0 +1,214 @@
+//! `streamward status`: how the server is, once or while watching.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::hub::{AdminArgs, Interrupt};
+use crate::cli::output::{Output, Paint};
+use crate::cli::records::{phase_name, pressure_name, reason_name, status_json};
+use crate::cli::text::{clean, count, duration_of, parse_duration, show_bytes, show_duration};
+use crate::client::Admin;
+use crate::wire::v1;
+
+/// Show how the server is
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  streamward status
+  streamward status --watch --interval 5s
+  streamward status --json | jq .sessions")]
+pub(crate) struct StatusArgs {
+    /// Go on: one line, or JSON document, per interval
+    #[arg(long, short)]
+    watch: bool,
+    /// How often: 100ms to 1h
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_interval)]
+    interval: Duration,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(100) || interval > Duration::from_secs(3600) {
+        return Err("an interval is between 100ms and 1h".to_owned());
+    }
+    Ok(interval)
+}
+
+/// Shows it.
+///
+/// # Errors
+/// When the admin socket cannot be reached or refuses.
+pub(crate) async fn run(args: StatusArgs, output: &mut Output) -> Result<Exit, Failure> {
+    let admin = args.admin.connect().await?;
+    if args.watch {
+        return watch(&admin, args.interval, output).await;
+    }
+    let status = admin.status().await?;
+    if output.json {
+        output.json(&status_json(&status))?;
+        return Ok(Exit::Ok);
+    }
+    for line in status_lines(&status, output.paint) {
+        output.line(&line)?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn watch(admin: &Admin, interval: Duration, output: &mut Output) -> Result<Exit, Failure> {
+    let mut interrupt = Interrupt::new()?;
+    let mut statuses = admin.watch(interval).await?;
+    let mut before = None;
+    loop {
+        let status = tokio::select! {
+            status = statuses.next() => status?,
+            () = interrupt.next() => return Ok(Exit::Ok),
+        };
+        let Some(status) = status else { return Ok(Exit::Ok) };
+        if output.json {
+            output.json(&status_json(&status))?;
+        } else {
+            output.line(&watch_line(&status, before.as_ref()))?;
+        }
+        before = Some(status);
+    }
+}
+
+fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
+    let line = |label: &str, text: String| format!("{} {text}", paint.dim(&format!("{label:<9}")));
+    let phase = phase_name(status.phase).to_lowercase();
+    let uptime = show_duration(duration_of(status.uptime));
+    let tails = format!("{} of {}", show_bytes(status.tails_bytes), show_bytes(status.tails_bytes_max));
+    let mut lines = vec![
+        line(
+            "server",
+            format!("{} {phase}, up {uptime}, epoch {}", clean(&status.version), clean(&status.epoch)),
+        ),
+        line(
+            "holds",
+            format!(
+                "{}, {}, {}, {}, {}",
+                count(status.connections, "connection"),
+                count(status.sessions, "session"),
+                count(status.streams, "stream"),
+                count(status.subscriptions, "subscription"),
+                count(status.topics, "topic"),
+            ),
+        ),
+        line(
+            "events",
+            format!(
+                "last #{}, {} delivered ({}), {} refused",
+                status.last_sequence,
+                status.events_delivered,
+                show_bytes(status.bytes_delivered),
+                status.publishes_refused,
+            ),
+        ),
+        line(
+            "memory",
+            format!(
+                "{} resident, tails {tails}, pressure {}",
+                show_bytes(status.rss_bytes),
+                pressure_name(status.pressure).to_lowercase(),
+            ),
+        ),
+        line(
+            "process",
+            format!("{}, {}", count(status.threads, "thread"), count(status.descriptors, "descriptor")),
+        ),
+        line(
+            "so far",
+            format!("{}, {}", count(status.logins, "login"), count(status.accept_errors, "accept error")),
+        ),
+    ];
+    for (at, ended) in status.ended.iter().enumerate() {
+        let reason = reason_name(ended.reason).unwrap_or_default();
+        let counts = format!("{}, {}", count(ended.streams, "stream"), count(ended.sessions, "session"));
+        lines.push(line(if at == 0 { "ended" } else { "" }, format!("{reason}: {counts}")));
+    }
+    lines
+}
+
+/// One line per interval, with rates since the line before.
+fn watch_line(status: &v1::ServerStatus, before: Option<&v1::ServerStatus>) -> String {
+    let rates = before.map_or_else(String::new, |before| {
+        let between = duration_of(status.uptime).saturating_sub(duration_of(before.uptime)).as_secs_f64();
+        if between <= 0.0 {
+            return String::new();
+        }
+        let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), between);
+        format!(
+            ", {} ev/s in, {} ev/s out",
+            rate(status.last_sequence, before.last_sequence),
+            rate(status.events_delivered, before.events_delivered),
+        )
+    });
+    format!(
+        "{} up {}: {}, {}, {}, #{}{rates}, {} resident, pressure {}",
+        phase_name(status.phase).to_lowercase(),
+        show_duration(duration_of(status.uptime)),
+        count(status.connections, "connection"),
+        count(status.sessions, "session"),
+        count(status.streams, "stream"),
+        status.last_sequence,
+        show_bytes(status.rss_bytes),
+        pressure_name(status.pressure).to_lowercase(),
+    )
+}
+
+fn per_second(events: u64, seconds: f64) -> String {
+    // Exact up to 2^53 events in one interval.
+    let rate = events as f64 / seconds;
+    format!("{rate:.1}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::tests::captured;
+
+    fn status(uptime_s: i64, last_sequence: u64, events_delivered: u64) -> v1::ServerStatus {
+        v1::ServerStatus {
+            version: "0.1.0".to_owned(),
+            epoch: "e".to_owned(),
+            phase: 1,
+            uptime: Some(prost_types::Duration { seconds: uptime_s, nanos: 0 }),
+            connections: 1,
+            last_sequence,
+            events_delivered,
+            rss_bytes: 2 * 1024 * 1024,
+            threads: 1,
+            ended: vec![v1::ReasonCount { reason: 5, streams: 2, sessions: 1 }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn watching_shows_rates_from_the_second_line_on() {
+        let (first, second) = (status(10, 100, 200), status(12, 130, 260));
+        assert!(!watch_line(&first, None).contains("ev/s"));
+        let line = watch_line(&second, Some(&first));
+        assert!(line.contains("#130, 15.0 ev/s in, 30.0 ev/s out, 2 MiB resident"), "{line}");
+        assert!(!watch_line(&first, Some(&first)).contains("ev/s"));
+    }
+
+    #[test]
+    fn the_status_names_what_ended_by_reason() {
+        let (output, _, _) = captured(false);
+        let lines = status_lines(&status(61, 1, 1), output.paint);
+        assert_eq!(lines[0], "server    0.1.0 running, up 1m01s, epoch e");
+        assert_eq!(lines.last().unwrap(), "ended     SESSION_LOGGED_OUT: 2 streams, 1 session");
+    }
+
+    #[test]
+    fn intervals_have_the_contracts_bounds() {
+        assert_eq!(parse_interval("100ms"), Ok(Duration::from_millis(100)));
+        assert!(parse_interval("99ms").is_err());
+        assert!(parse_interval("61m").is_err());
+        assert!(parse_interval("x").is_err());
+    }
+}
