@@ -17,7 +17,8 @@ Examples:
   streamward cancel stream/42 --note 'please update your client'
   streamward cancel session/3.17 --dry-run
 
-The ids are in streamward tree. The client sees the reason ADMIN_CANCELLED and the note; nobody else notices.")]
+The ids are in streamward tree. The client sees ADMIN_CANCELLED and the note;
+nobody else notices.")]
 pub(crate) struct CancelArgs {
     /// stream/<number> or session/<slot>.<incarnation>
     id: CancelTarget,

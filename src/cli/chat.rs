@@ -29,10 +29,11 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 #[command(after_help = "\
 Examples:
   streamward chat kitchen                  talk in room/kitchen
-  streamward chat @bob --user alice        write to bob; see what arrives in alice's own inbox
+  streamward chat @bob --user alice        write to bob, read your own inbox
   echo 'dinner is ready' | streamward chat kitchen
 
-Every line is sent to the room; what others say is printed as name: text. End with /quit, Ctrl-D or Ctrl-C.")]
+Every line is sent; what others say is printed as name: text.
+End with /quit, Ctrl-D or Ctrl-C.")]
 pub(crate) struct ChatArgs {
     /// A room's name, or @ and a user's name
     #[arg(value_name = "ROOM|@USER", value_parser = parse_partner)]

@@ -17,7 +17,7 @@ use crate::wire::v1;
 Examples:
   streamward ended
   streamward ended --max 5
-  streamward ended --json | jq '.ended[] | select(.reason == \"SLOW_CONSUMER\")'
+  streamward ended --json | jq -r '.ended[].reason' | sort | uniq -c
 
 The hub keeps the last 512 streams and sessions that ended.")]
 pub(crate) struct EndedArgs {

@@ -38,9 +38,9 @@ use crate::cli::output::Output;
     arg_required_else_help = true,
     after_help = "\
 Try it:
-  streamward chat kitchen            in two terminals, with --user alice and --user bob
-  streamward tree                    who holds what
-  streamward cancel session/0.1      end one session; nobody else notices"
+  streamward chat kitchen --user bob  and in another terminal --user alice
+  streamward tree                     who holds what
+  streamward cancel session/0.1       end one session; nobody else notices"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -30,11 +30,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(3);
 #[command(after_help = "\
 Examples:
   streamward send room/kitchen the kettle is on
-  journalctl -f | streamward send room/logs        one event per line
+  journalctl -f | streamward send room/logs     one event per line
+  generate | streamward send room/data --json   one receipt per line
   streamward send user/bob --file photo.jpg --content-type image/jpeg
-  generate | streamward send room/data --json      one receipt per line as JSON
 
-Exit codes: 0 all accepted, 65 any refused, 69 no hub, 75 come back later, 77 told to stay away.")]
+Exit codes: 0 all accepted, 65 any refused, 69 no hub, 75 come back later,
+77 told to stay away.")]
 pub(crate) struct SendArgs {
     /// Where to: room/<name> for all, user/<name> for that user's inbox
     #[arg(value_parser = Topic::parse)]

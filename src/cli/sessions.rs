@@ -15,7 +15,7 @@ use crate::wire::v1;
 #[command(after_help = "\
 Examples:
   streamward sessions
-  streamward sessions --json | jq -r '.sessions[] | select(.user == \"bob\") | .id'")]
+  streamward sessions --json | jq -r '.sessions[].user'")]
 pub(crate) struct SessionsArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,

@@ -22,15 +22,16 @@ use crate::wire::v1::subscription::Start;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  streamward tail room/kitchen                      what is published from now on
-  streamward tail room/kitchen room/hall --since all  what the hub still keeps, then what follows
-  streamward tail room/kitchen --since 120          everything after event #120, or a word about what is gone
+  streamward tail room/kitchen               what is published from now on
+  streamward tail room/a room/b --since all  what is still kept, then the rest
+  streamward tail room/kitchen --since 120   after #120, or a word what is gone
   streamward tail room/logs --json | jq .payload
-  streamward tail room/kitchen --max 1 --for 30s    wait for one event, 30 seconds at most
+  streamward tail room/a --max 1 --for 30s   one event, within 30 seconds
 
-Every event is one line: time topic #sequence sender: payload. Payloads that are not UTF-8 are shown in hex, control
-characters escaped; --json is exact. Gaps and notices go to stderr, or with --json into the output as documents with
-the key \"gap\" or \"notice\".
+Every event is one line: time topic #sequence sender: payload.
+Payloads that are not UTF-8 are shown in hex, control characters escaped;
+--json is exact. Gaps and notices go to stderr, or with --json into the output
+as documents with the key \"gap\" or \"notice\".
 
 Exit codes: 0 done, 69 no hub, 75 come back later, 77 told to stay away.")]
 pub(crate) struct TailArgs {

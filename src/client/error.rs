@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::base::reason::EndReason;
 use crate::wire::ended::{EndDetails, end_details};
@@ -87,6 +87,9 @@ impl ClientError {
 impl From<Status> for ClientError {
     /// A status the server sent is a refusal; one made up on this side of the wire is a transport error.
     fn from(status: Status) -> Self {
+        if let Some(reset) = stream_reset(&status) {
+            return Self::Refused { status: Box::new(status_of_reset(reset)), details: None };
+        }
         if is_made_here(&status) {
             return Self::Transport { why: innermost(&status) };
         }
@@ -102,9 +105,24 @@ pub(crate) fn is_made_here(status: &Status) -> bool {
     status.source().is_some()
 }
 
-/// Whether the server reset this one stream, so that the connection may be well.
-pub(crate) fn is_stream_reset(status: &Status) -> bool {
-    sources(status).any(|error| error.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_reset))
+/// Why the server reset this one stream, if it did; then the connection may be well.
+pub(crate) fn stream_reset(status: &Status) -> Option<h2::Reason> {
+    sources(status)
+        .filter_map(|error| error.downcast_ref::<h2::Error>())
+        .find(|error| error.is_reset())?
+        .reason()
+}
+
+/// A reset as gRPC reads it (PROTOCOL-HTTP2.md, "Errors"); tonic's client does not.
+pub(crate) fn status_of_reset(reason: h2::Reason) -> Status {
+    let code = match reason {
+        h2::Reason::REFUSED_STREAM => Code::Unavailable,
+        h2::Reason::CANCEL => Code::Cancelled,
+        h2::Reason::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
+        h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
+        _ => Code::Internal,
+    };
+    Status::new(code, format!("the hub reset the stream without a status: {reason:?}"))
 }
 
 /// The innermost cause's text: what the operating system or HTTP/2 said.
@@ -124,7 +142,11 @@ pub(crate) fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
 
 fn plain_io(error: &io::Error) -> String {
     // "Connection refused (os error 111)" → "connection refused".
-    if error.raw_os_error().is_some() { error.kind().to_string() } else { error.to_string() }
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, Some(_)) => "no such file".to_owned(),
+        (kind, Some(_)) => kind.to_string(),
+        (_, None) => error.to_string(),
+    }
 }
 
 fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

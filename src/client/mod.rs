@@ -47,6 +47,9 @@ pub mod error;
 pub mod session;
 pub mod stream;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::client::admin::Admin;
 pub use crate::client::connector::{Endpoint, connect, connect_io};
 pub use crate::client::error::ClientError;

@@ -10,7 +10,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::base::event::Position;
 use crate::base::reason::EndReason;
-use crate::client::error::{ClientError, is_made_here, is_stream_reset};
+use crate::client::error::{ClientError, is_made_here, status_of_reset, stream_reset};
 use crate::wire::ended::{EndDetails, end_details};
 use crate::wire::v1;
 use crate::wire::v1::client_frame;
@@ -78,11 +78,12 @@ impl StreamEnd {
     /// The end a status tells.
     #[must_use]
     pub fn from_status(status: Status) -> Self {
+        let status = stream_reset(&status).map_or(status, status_of_reset);
         let details = end_details(&status).map(Box::new);
         let reason = match &details {
             Some(details) => Some(details.reason),
             None if status.code() == Code::Ok => Some(EndReason::Completed),
-            None if is_made_here(&status) && !is_stream_reset(&status) => Some(EndReason::ConnectionLost),
+            None if is_made_here(&status) => Some(EndReason::ConnectionLost),
             None => None,
         };
         Self { reason, status: Box::new(status), details }
