@@ -82,11 +82,11 @@ impl Partner {
 /// When the hub cannot be reached, or ended the stream.
 pub(crate) async fn run(args: ChatArgs, output: &mut Output) -> Result<Exit, Failure> {
     let mut interrupt = Interrupt::new()?;
-    let session = args.hub.login(output).await?;
+    let session = interrupt.or(args.hub.login(output)).await?;
     let user = args.hub.user();
     let message_bytes_max = usize::try_from(session.policy().max_message_bytes).unwrap_or(usize::MAX);
     let lines = Lines::stdin(message_bytes_max);
-    let talked = match Chat::open(&session, &args.partner, &user).await {
+    let talked = match interrupt.or(Chat::open(&session, &args.partner, &user)).await {
         Ok(mut chat) => {
             if io::stdin().is_terminal() {
                 output.notice(&format!(

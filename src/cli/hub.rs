@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -170,6 +171,17 @@ impl Interrupt {
                 take(SignalKind::hangup())?,
             ],
         })
+    }
+
+    /// Waits for what the future gives, or stops it at the next of them.
+    pub(crate) async fn or<T>(
+        &mut self,
+        future: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = future => done,
+            () = self.next() => Err(Failure::told(Exit::Interrupted, "interrupted.")),
+        }
     }
 
     /// The next of them. Safe to drop while it waits.

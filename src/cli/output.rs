@@ -15,6 +15,7 @@ pub(crate) struct Output {
     /// Paints what goes to stdout.
     pub(crate) paint: Paint,
     err_paint: Paint,
+    terminal: bool,
     /// Results are JSON documents, one per line.
     pub(crate) json: bool,
 }
@@ -68,8 +69,14 @@ impl Output {
             err: Box::new(io::stderr()),
             paint: Paint::on(io::stdout().is_terminal()),
             err_paint: Paint::on(io::stderr().is_terminal()),
+            terminal: io::stdout().is_terminal() && io::stderr().is_terminal(),
             json,
         }
+    }
+
+    /// Whether text goes to a terminal, where someone may wonder whether it works.
+    pub(crate) fn person_waits(&self) -> bool {
+        self.terminal && !self.json
     }
 
     /// A line of the result. The caller has made foreign text harmless.
@@ -164,6 +171,7 @@ pub(crate) mod tests {
             err: Box::new(err.clone()),
             paint: plain,
             err_paint: plain,
+            terminal: false,
             json,
         };
         (output, out, err)

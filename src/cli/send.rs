@@ -62,14 +62,17 @@ pub(crate) struct SendArgs {
 /// When nothing could be sent at all; refused events are told and counted in the exit code.
 pub(crate) async fn run(args: SendArgs, output: &mut Output) -> Result<Exit, Failure> {
     let mut interrupt = Interrupt::new()?;
-    let session = args.hub.login(output).await?;
+    let session = interrupt.or(args.hub.login(output)).await?;
     let message_bytes_max = usize::try_from(session.policy().max_message_bytes).unwrap_or(usize::MAX);
     let sent = match (&args.file, args.text.is_empty()) {
-        (Some(path), _) => match read_file(path, message_bytes_max).await {
-            Ok(payload) => send_one(&session, &args, payload, output).await,
+        (Some(path), _) => match interrupt.or(read_file(path, message_bytes_max)).await {
+            Ok(payload) => interrupt.or(send_one(&session, &args, payload, output)).await,
             Err(failure) => Err(failure),
         },
-        (None, false) => send_one(&session, &args, args.text.join(" ").into_bytes(), output).await,
+        (None, false) => {
+            let payload = args.text.join(" ").into_bytes();
+            interrupt.or(send_one(&session, &args, payload, output)).await
+        }
         (None, true) => {
             if io::stdin().is_terminal() {
                 output.notice("every line is one event; end with Ctrl-D");
@@ -140,7 +143,7 @@ async fn send_lines(
     interrupt: &mut Interrupt,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let (sender, mut stream) = session.open().await?;
+    let (sender, mut stream) = interrupt.or(async { Ok(session.open().await?) }).await?;
     let mut tally = Tally::default();
     let mut reading = true;
     let mut interrupted = false;

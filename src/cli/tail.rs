@@ -83,7 +83,7 @@ fn parse_since(text: &str) -> Result<Since, &'static str> {
 pub(crate) async fn run(args: TailArgs, output: &mut Output) -> Result<Exit, Failure> {
     let deadline = args.duration.map(|duration| Instant::now() + duration);
     let mut interrupt = Interrupt::new()?;
-    let session = args.hub.login(output).await?;
+    let session = interrupt.or(args.hub.login(output)).await?;
     let followed = follow(&session, &args, deadline, &mut interrupt, output).await;
     logout(session, &mut interrupt, output).await;
     followed
@@ -96,14 +96,15 @@ async fn follow(
     interrupt: &mut Interrupt,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let start = start(session, args).await?;
+    let start = interrupt.or(start(session, args)).await?;
     let overflow = if args.skip { v1::Overflow::Skip } else { v1::Overflow::Disconnect };
     let subscription = |topic: &Topic| v1::Subscription {
         topic: topic.to_string(),
         start: Some(start.clone()),
         overflow: overflow.into(),
     };
-    let mut stream = session.subscribe(args.topics.iter().map(subscription).collect()).await?;
+    let subscriptions = args.topics.iter().map(subscription).collect();
+    let mut stream = interrupt.or(async { Ok(session.subscribe(subscriptions).await?) }).await?;
     let mut seen = Seen::default();
     let mut left = args.max;
     loop {
@@ -128,9 +129,18 @@ async fn follow(
             Ok(item) => {
                 seen.notice(&item);
                 tell_notice(&item, output)?;
+                tell_start(&item, output);
             }
             Err(end) => return ended(&end, &seen, output),
         }
+    }
+}
+
+/// A person who waits is told that it works.
+fn tell_start(item: &Item, output: &mut Output) {
+    if let (Item::Subscribed(subscribed), true) = (item, output.person_waits()) {
+        let from = subscribed.position.as_ref().map_or(0, |position| position.sequence);
+        output.notice(&format!("following {} after #{from}; Ctrl-C ends", clean(&subscribed.topic)));
     }
 }
 
