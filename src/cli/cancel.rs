@@ -20,7 +20,7 @@ Examples:
 The ids are in streamward tree. The client sees ADMIN_CANCELLED and the note;
 nobody else notices.")]
 pub(crate) struct CancelArgs {
-    /// stream/<number> or session/<slot>.<incarnation>
+    /// A stream or a session: stream/42, session/3.17
     id: CancelTarget,
     /// What the client is told
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = parse_note)]

@@ -42,7 +42,7 @@ pub(crate) struct HubArgs {
 #[derive(Args, Debug)]
 pub(crate) struct AdminArgs {
     /// The hub's admin socket [default: the first there is of /run/streamward/admin.sock,
-    /// $XDG_RUNTIME_DIR/streamward/admin.sock and /tmp/streamward-<uid>/admin.sock]
+    /// $XDG_RUNTIME_DIR/streamward/admin.sock and /tmp/streamward-UID/admin.sock]
     #[arg(long, value_name = "PATH", env = "STREAMWARD_SERVER_ADMIN_SOCKET", hide_env_values = true)]
     pub(crate) admin_socket: Option<PathBuf>,
     /// Print JSON

@@ -37,7 +37,7 @@ Examples:
 Exit codes: 0 all accepted, 65 any refused, 69 no hub, 75 come back later,
 77 told to stay away.")]
 pub(crate) struct SendArgs {
-    /// Where to: room/<name> for all, user/<name> for that user's inbox
+    /// Where to: room/NAME for all, user/NAME for that user's inbox
     #[arg(value_parser = Topic::parse)]
     topic: Topic,
     /// The event's text, joined by spaces; without it, every line of standard input is one event

@@ -35,7 +35,7 @@ as documents with the key \"gap\" or \"notice\".
 
 Exit codes: 0 done, 69 no hub, 75 come back later, 77 told to stay away.")]
 pub(crate) struct TailArgs {
-    /// What to follow: room/<name>, or user/<your name> for your inbox
+    /// What to follow: room/NAME, or user/YOU for your inbox
     #[arg(required = true, value_name = "TOPIC", value_parser = Topic::parse)]
     topics: Vec<Topic>,
     /// Start after this sequence number, or with all the hub still keeps
