@@ -2,13 +2,13 @@
 
 pub mod base;
 pub mod bus;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod daemon;
 pub mod hub;
 pub mod runtime;
 pub mod server;
-pub mod config;
-pub mod daemon;
 #[cfg(test)]
 mod tests;
-pub mod cli;
-pub mod client;
 pub mod wire;

@@ -24,12 +24,18 @@ pub(crate) enum Exit {
     Unavailable = 69,
     /// A bug, here or in the hub.
     Internal = 70,
+    /// The system refused what every process needs.
+    OsError = 71,
+    /// The admin socket cannot be made.
+    CannotCreate = 73,
     /// Reading or writing failed.
     Io = 74,
     /// Come back later.
     TempFail = 75,
     /// Not allowed, or told to stay away.
     NoPerm = 77,
+    /// The configuration has mistakes.
+    Config = 78,
     /// Stopped by a signal before everything was done.
     Interrupted = 130,
 }

@@ -14,6 +14,7 @@ mod hub;
 mod output;
 mod records;
 mod send;
+mod serve;
 mod sessions;
 mod status;
 mod stdin;
@@ -49,6 +50,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Serve(serve::ServeArgs),
+    CheckConfig(serve::CheckConfigArgs),
     Send(send::SendArgs),
     Tail(tail::TailArgs),
     Chat(chat::ChatArgs),
@@ -90,6 +93,8 @@ fn run(command: Command) -> Exit {
 
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
+        Command::Serve(args) => serve::serve(&args, output),
+        Command::CheckConfig(args) => serve::check_config(&args, output),
         Command::Send(args) => block_on(send::run(args, output)),
         Command::Tail(args) => block_on(tail::run(args, output)),
         Command::Chat(args) => block_on(chat::run(args, output)),
@@ -116,7 +121,7 @@ impl Command {
             Self::Ended(args) => args.admin.json,
             Self::Cancel(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
-            Self::Chat(_) | Self::Completions(_) => false,
+            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Completions(_) => false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A stream's place in a topic.
 
 use crate::base::event::{Gap, GapReason, Overflow};
-use crate::hub::tail::Tail;
 use crate::base::topic::Topic;
+use crate::hub::tail::Tail;
 
 /// A place in a topic; no copy of anything.
 #[derive(Debug)]

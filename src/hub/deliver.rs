@@ -191,7 +191,13 @@ impl Hub {
 
     /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
     /// events per ready topic in turn.
-    pub fn take(&mut self, key: StreamKey, bytes_max: usize, encode_gap: EncodeGap, out: &mut Vec<u8>) -> Taken {
+    pub fn take(
+        &mut self,
+        key: StreamKey,
+        bytes_max: usize,
+        encode_gap: EncodeGap,
+        out: &mut Vec<u8>,
+    ) -> Taken {
         let mut taken = Taken::default();
         let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
             return taken;

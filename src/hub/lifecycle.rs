@@ -209,7 +209,9 @@ impl Hub {
     /// soon as its own streams are gone.
     fn release_connections(&mut self, session: &SessionState, cause: &Cause) {
         for (id, connection) in &mut self.connections {
-            let Some(at) = connection.sessions.iter().position(|other| *other == session.key) else { continue };
+            let Some(at) = connection.sessions.iter().position(|other| *other == session.key) else {
+                continue;
+            };
             connection.sessions.swap_remove(at);
             if cause.reason != EndReason::SessionLoggedOut {
                 continue;

@@ -32,7 +32,7 @@ use crate::hub::topics::Topics;
 use crate::runtime::scope::Scope;
 
 pub use deliver::{EncodeGap, Taken, Want};
-pub use lifecycle::{Cancelled, Login, LoggedOut};
+pub use lifecycle::{Cancelled, LoggedOut, Login};
 pub use subscribe::Subscribed;
 
 /// The state of the node.

@@ -43,10 +43,10 @@ impl Hub {
         let subscriptions_max = limits.subscriptions_per_stream_max;
         check("limits.subscriptions_per_stream_max", live.count(), subscriptions_max)?;
         let index = stream.cursors.iter().position(Option::is_none).unwrap_or(stream.cursors.len());
-        let topic_slot = self.topics.find_or_insert(name, limits.topics_max).ok_or(Refusal::Quota(Quota {
-            key: "limits.topics_max",
-            value: u64::from(limits.topics_max),
-        }))?;
+        let topic_slot = self
+            .topics
+            .find_or_insert(name, limits.topics_max)
+            .ok_or(Refusal::Quota(Quota { key: "limits.topics_max", value: u64::from(limits.topics_max) }))?;
         let topic = self.topics.get_mut(topic_slot).ok_or(Refusal::StreamGone)?;
         topic.cursors += 1;
         let place = place(&topic.tail, &self.epoch.0, self.sequence, start);
@@ -149,17 +149,14 @@ struct Place {
 
 /// Where a cursor starts. Never partial without a word: what is missing after the position asked for is in `gap`.
 fn place(tail: &Tail, epoch: &str, hub_sequence: u64, start: &Start) -> Place {
-    let oldest = Place {
-        next: tail.first_ordinal(),
-        sequence: tail.gone_through(),
-        recovered: true,
-        gap: None,
-    };
+    let oldest =
+        Place { next: tail.first_ordinal(), sequence: tail.gone_through(), recovered: true, gap: None };
     match start {
         Start::FromNow => Place { next: tail.end_ordinal(), sequence: hub_sequence, ..oldest },
         Start::AllRetained => oldest,
         Start::After(position) if position.epoch != *epoch || position.sequence > hub_sequence => {
-            let gap = Gap { from_sequence: 1, to_sequence: tail.gone_through(), reason: GapReason::EpochChanged };
+            let gap =
+                Gap { from_sequence: 1, to_sequence: tail.gone_through(), reason: GapReason::EpochChanged };
             Place { recovered: false, gap: Some(gap), ..oldest }
         }
         Start::After(position) if position.sequence < tail.gone_through() => {

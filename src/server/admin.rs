@@ -67,7 +67,8 @@ impl AdminService for AdminApi {
         let request = request.into_inner();
         let hub = self.0.hub();
         // By age: a page token stays right while sessions come and go.
-        let all: BTreeMap<u64, _> = hub.sessions().map(|session| (session.key.incarnation, session)).collect();
+        let all: BTreeMap<u64, _> =
+            hub.sessions().map(|session| (session.key.incarnation, session)).collect();
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let sessions = page.into_iter().map(|session| session_info(&hub, session)).collect();
         Ok(Response::new(v1::ListSessionsResponse { sessions, next_page_token }))
@@ -134,10 +135,7 @@ impl AdminService for AdminApi {
         Ok(Response::new(cancel_response(cancelled)))
     }
 
-    async fn drain(
-        &self,
-        request: Request<v1::DrainRequest>,
-    ) -> Result<Response<v1::DrainResponse>, Status> {
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let cause = admin_cause(&peer_of(&request)?, &request.get_ref().note)?;
         let status = server_status(&self.0);
         log::info!("drain asked for by {}: {}", cause.asked_by, cause.text());
@@ -171,12 +169,13 @@ fn page<'a, T>(all: &BTreeMap<u64, &'a T>, size: i32, token: &str) -> Result<(Ve
         Ok(0) => PAGE_SIZE_DEFAULT,
         Ok(size) => size.min(PAGE_SIZE_MAX),
     };
-    let after = match token {
-        "" => None,
-        token => Some(token.parse::<u64>().map_err(|_| {
-            invalid_field("page_token", "must be the next_page_token of the page before")
-        })?),
-    };
+    let after =
+        match token {
+            "" => None,
+            token => Some(token.parse::<u64>().map_err(|_| {
+                invalid_field("page_token", "must be the next_page_token of the page before")
+            })?),
+        };
     let mut rest = all.iter().filter(|(key, _)| after.is_none_or(|after| **key > after));
     let page: Vec<_> = rest.by_ref().take(size).collect();
     let more = rest.next().is_some();
@@ -213,7 +212,10 @@ fn session_info(hub: &Hub, session: &SessionState) -> v1::SessionInfo {
 fn stream_info(hub: &Hub, stream: &StreamState) -> v1::StreamInfo {
     let lag = hub.subscriptions(stream.key);
     let subscriptions: Vec<_> = lag
-        .map(|(topic, lag_bytes)| v1::SubscriptionInfo { topic: topic.to_string(), lag_bytes: lag_bytes as u64 })
+        .map(|(topic, lag_bytes)| v1::SubscriptionInfo {
+            topic: topic.to_string(),
+            lag_bytes: lag_bytes as u64,
+        })
         .collect();
     let connection = hub.connection(stream.connection);
     let deadline_left = stream.deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -328,7 +330,8 @@ fn process_facts() -> ProcessFacts {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
+    let descriptors =
+        std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
     ProcessFacts {
         rss_bytes: field("VmRSS:").unwrap_or(0) * 1024,
         threads: field("Threads:").and_then(|threads| u32::try_from(threads).ok()).unwrap_or(0),

@@ -68,7 +68,9 @@ fn check_head(request: &Request<h2::RecvStream>) -> Result<Option<Duration>, Hea
     }
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let is_grpc = |value: &[u8]| {
-        value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        value
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     };
     if !content_type.is_some_and(|value| is_grpc(value.as_bytes())) {
         return Err(HeadError::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));

@@ -61,9 +61,7 @@ impl Health for HealthApi {
             let (mut phases, told) = state?;
             let phase = match told {
                 None => *phases.borrow_and_update(),
-                Some(Phase::Running) => {
-                    *phases.wait_for(|phase| *phase > Phase::Running).await.ok()?
-                }
+                Some(Phase::Running) => *phases.wait_for(|phase| *phase > Phase::Running).await.ok()?,
                 Some(Phase::Refusing | Phase::Draining | Phase::Aborting) => {
                     let facts = EndFacts { retry_after, ..EndFacts::default() };
                     let end = ended(&Cause::server(EndReason::ServerDraining), &facts);

@@ -104,7 +104,8 @@ impl Outbound {
             let most_max = DATA_FRAME_BYTES_MAX - PREFIX_BYTES;
             let want = self.handle.core.hub().want(self.handle.key, most_max, cx.waker());
             match want {
-                Want::Bytes { least, most } => match self.room(least + PREFIX_BYTES, most + PREFIX_BYTES, cx) {
+                Want::Bytes { least, most } => match self.room(least + PREFIX_BYTES, most + PREFIX_BYTES, cx)
+                {
                     Room::Bytes(room) => {
                         if !self.take_and_send(room, most) {
                             return self.gone();
@@ -239,18 +240,19 @@ impl Outbound {
             self.send.send_reset(Reason::CANCEL);
             return Poll::Ready(());
         }
-        let last_sequence = core.hub().streams().find(|stream| stream.key == *key).map(|stream| stream.delivered.last_sequence);
+        let last_sequence = core
+            .hub()
+            .streams()
+            .find(|stream| stream.key == *key)
+            .map(|stream| stream.delivered.last_sequence);
         let retry_after = match cause.reason.retry() {
             Retry::Later if cause.quota.is_none() => Some(core.retry_slot(*session)),
             Retry::Resume => Some(std::time::Duration::ZERO),
             Retry::Later | Retry::No | Retry::Application | Retry::LogInAgain => None,
         };
         let facts = EndFacts { session: Some(*session), stream: Some(*key), last_sequence, retry_after };
-        let status = if cause.reason == EndReason::Completed {
-            tonic::Status::ok("")
-        } else {
-            ended(&cause, &facts)
-        };
+        let status =
+            if cause.reason == EndReason::Completed { tonic::Status::ok("") } else { ended(&cause, &facts) };
         ignore_gone(self.send.send_trailers(trailers(&status)));
         Poll::Ready(())
     }

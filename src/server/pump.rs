@@ -1,7 +1,6 @@
 //! Carries the body of a generated service's answer into h2. It holds one frame of the body at most, and ends the
 //! call with a status when its time is over or the connection is to close.
 
-
 use bytes::{Buf as _, Bytes};
 use h2::SendStream;
 use h2::server::SendResponse;

@@ -27,10 +27,7 @@ pub(super) fn peer_of<T>(request: &Request<T>) -> Result<Peer, Status> {
 
 #[tonic::async_trait]
 impl SessionService for SessionApi {
-    async fn login(
-        &self,
-        request: Request<v1::LoginRequest>,
-    ) -> Result<Response<v1::LoginResponse>, Status> {
+    async fn login(&self, request: Request<v1::LoginRequest>) -> Result<Response<v1::LoginResponse>, Status> {
         let core = &self.0;
         if let Some(cause) = core.refusing() {
             let retry_after = Some(core.shutdown_times().retry_after);
@@ -52,7 +49,13 @@ impl SessionService for SessionApi {
         let granted = core.hub().login(principal.clone(), token.clone(), peer.connection, now);
         let granted = granted.map_err(|refusal| auth::refusal(&refusal))?;
         core.deadlines_changed.notify_one();
-        log::info!("{} is {} {:?} on {}", granted.session, principal.user, principal.client_name, peer.connection);
+        log::info!(
+            "{} is {} {:?} on {}",
+            granted.session,
+            principal.user,
+            principal.client_name,
+            peer.connection
+        );
         Ok(Response::new(v1::LoginResponse {
             session_id: granted.session.to_string(),
             token: print_token(&token),
@@ -66,7 +69,8 @@ impl SessionService for SessionApi {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let peer = peer_of(&request)?;
-        auth::session(&self.0, &peer, &request.metadata().clone().into_headers()).map_err(|status| *status)?;
+        auth::session(&self.0, &peer, &request.metadata().clone().into_headers())
+            .map_err(|status| *status)?;
         Ok(Response::new(v1::HeartbeatResponse {
             server_time: Some(convert::timestamp(SystemTime::now())),
             pressure: v1::Pressure::Normal.into(),

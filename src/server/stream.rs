@@ -191,11 +191,7 @@ pub(super) fn check_subscription(
     if let Some(owner) = topic.inbox_of().filter(|owner| **owner != *principal.user) {
         return Err(Box::new(auth::refusal(&Refusal::NotYourInbox(owner.to_owned()))));
     }
-    Ok(Wanted {
-        topic,
-        start: convert::start(subscription),
-        overflow: convert::overflow(subscription),
-    })
+    Ok(Wanted { topic, start: convert::start(subscription), overflow: convert::overflow(subscription) })
 }
 
 async fn read_subscriptions(
