@@ -28,7 +28,9 @@ pub const PAGE_SIZE_MAX: usize = 1000;
 /// Page size when the caller names none.
 pub const PAGE_SIZE_DEFAULT: usize = 100;
 /// Largest DATA frame we send: HTTP/2's initial `SETTINGS_MAX_FRAME_SIZE` (RFC 9113, 6.5.2).
-pub const DATA_FRAME_BYTES_MAX: usize = 16 * 1024;
+pub const DATA_FRAME_BYTES_MAX: usize = MAX_FRAME_SIZE as usize;
+/// The same, as the setting is sent.
+pub const MAX_FRAME_SIZE: u32 = 16 * 1024;
 /// What one stream may have inside h2, and with it the largest capacity it reports.
 pub const SEND_BUFFER_BYTES_MAX: usize = 2 * DATA_FRAME_BYTES_MAX;
 /// Largest header list accepted from a peer.

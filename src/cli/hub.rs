@@ -1,6 +1,5 @@
 //! What the commands that talk to a hub share: its address, logging in and out, being interrupted.
 
-use std::env;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +18,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::{clean, show_time};
 use crate::client::{Admin, Endpoint, Session, connect};
+use crate::config;
 use crate::wire::v1;
 
 /// A logout may take this long; after that the lease ends the session.
@@ -65,8 +65,10 @@ pub(crate) fn parse_note(text: &str) -> Result<String, String> {
 impl HubArgs {
     /// `--user`, or $USER when it can be a user name, or `guest`.
     pub(crate) fn user(&self) -> String {
-        let from_environment = || env::var("USER").ok().filter(|user| Principal::new(user, "").is_ok());
-        self.user.clone().or_else(from_environment).unwrap_or_else(|| "guest".to_owned())
+        let environment = config::environment();
+        let login_name =
+            config::variable(&environment, "USER").filter(|user| Principal::new(user, "").is_ok());
+        self.user.clone().unwrap_or_else(|| login_name.unwrap_or("guest").to_owned())
     }
 
     /// Connects and logs in. Tells why the last session of this client name ended, when that was not its own doing.
@@ -123,7 +125,9 @@ impl AdminArgs {
 /// Where a hub puts its admin socket, in the order they are looked at.
 fn candidates() -> Vec<PathBuf> {
     let run = Some(PathBuf::from("/run/streamward/admin.sock"));
-    let user = env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("streamward/admin.sock"));
+    let environment = config::environment();
+    let user = config::variable(&environment, "XDG_RUNTIME_DIR");
+    let user = user.map(|directory| PathBuf::from(directory).join("streamward/admin.sock"));
     let temporary = PathBuf::from(format!("/tmp/streamward-{}/admin.sock", getuid().as_raw()));
     // Anyone may create things in /tmp: only what is ours counts.
     let temporary = fs::symlink_metadata(&temporary)

@@ -1,12 +1,12 @@
 //! The one writer: lines for people, JSON for programs, notices on stderr.
 
-use std::env;
 use std::io::{self, IsTerminal as _, Write};
 
 use serde_json::Value;
 
 use crate::cli::exit::Failure;
 use crate::cli::text::clean_json;
+use crate::config;
 
 /// Where a command writes. Text is coloured only on a terminal, and not when `NO_COLOR` is set.
 pub(crate) struct Output {
@@ -28,9 +28,9 @@ pub(crate) struct Paint {
 
 impl Paint {
     fn on(is_terminal: bool) -> Self {
-        let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self { on: is_terminal && !set("NO_COLOR") && !dumb }
+        let environment = config::environment();
+        let dumb = config::variable(&environment, "TERM").is_none_or(|term| term == "dumb");
+        Self { on: is_terminal && config::variable(&environment, "NO_COLOR").is_none() && !dumb }
     }
 
     /// Less important.

@@ -7,6 +7,8 @@ use crate::config::value::Raw;
 
 /// What every variable of ours begins with.
 pub(crate) const PREFIX: &str = "STREAMWARD_";
+/// Tells the client commands where the hub is; no key of the server's.
+const CLIENT_VARIABLE: &str = "STREAMWARD_SERVER";
 
 /// The process's environment, for [`crate::config::load`] and for systemd's notifications.
 ///
@@ -26,7 +28,8 @@ pub fn variable<'a>(environment: &'a [(String, String)], name: &str) -> Option<&
 
 /// Sets every key that has a variable.
 pub(crate) fn apply(loading: &mut Loading, environment: &[(String, String)]) {
-    let mut ours: Vec<_> = environment.iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+    let mut ours: Vec<_> =
+        environment.iter().filter(|(name, _)| name.starts_with(PREFIX) && name != CLIENT_VARIABLE).collect();
     // The system gives no order; errors should have one.
     ours.sort();
     for (name, value) in ours {

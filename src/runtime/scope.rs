@@ -93,7 +93,6 @@ impl Scope {
     }
 
     /// Counts as running below this node until dropped.
-    #[must_use]
     pub fn token(&self) -> TaskTrackerToken {
         self.0.tracker.token()
     }

@@ -82,7 +82,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
     builder
         .initial_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
-        .max_frame_size(limits::DATA_FRAME_BYTES_MAX as u32)
+        .max_frame_size(limits::MAX_FRAME_SIZE)
         .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_concurrent_reset_streams(limits::LOCAL_RESETS_MAX)
@@ -118,7 +118,6 @@ struct Driver<'a, T: Transport> {
 
 /// What the connection has to react to.
 enum Turn {
-    Call(http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>),
     CallEnded,
     Closed(Result<(), h2::Error>),
     Ending,
@@ -158,7 +157,12 @@ impl<'a, T: Transport> Driver<'a, T> {
                 () = &mut aborted => Turn::Aborted,
                 Some(()) = calls.next(), if !calls.is_empty() => Turn::CallEnded,
                 accepted = self.connection.accept() => match accepted {
-                    Some(Ok((request, respond))) => Turn::Call(request, respond),
+                    Some(Ok((request, respond))) => {
+                        self.timers.call_began();
+                        let call = call::run(Arc::clone(self.core), self.peer.clone(), request, respond);
+                        calls.push(guarded(call, self.peer.connection));
+                        continue;
+                    }
                     Some(Err(error)) => Turn::Closed(Err(error)),
                     None => Turn::Closed(Ok(())),
                 },
@@ -166,12 +170,6 @@ impl<'a, T: Transport> Driver<'a, T> {
                 () = &mut self.timer => Turn::Timer,
             };
             match turn {
-                Turn::Call(request, respond) => {
-                    self.timers.call_began();
-                    let call = call::run(Arc::clone(self.core), self.peer.clone(), request, respond);
-                    calls.push(guarded(call, self.peer.connection));
-                    continue;
-                }
                 Turn::CallEnded => self.timers.call_ended(Instant::now()),
                 Turn::Ending => {
                     is_ending = true;
@@ -221,11 +219,8 @@ impl<'a, T: Transport> Driver<'a, T> {
             }
         };
         match self.goaway_until {
-            Some(until) if now >= until => {
-                if calls == 0 {
-                    self.connection.abrupt_shutdown(Reason::NO_ERROR);
-                }
-            }
+            Some(until) if now >= until && calls == 0 => self.connection.abrupt_shutdown(Reason::NO_ERROR),
+            Some(until) if now >= until => {}
             Some(until) => next = next.min(until),
             None => {}
         }

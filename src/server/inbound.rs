@@ -52,7 +52,7 @@ impl Inbound {
     pub(super) async fn run(mut self) -> InboundEnd {
         loop {
             loop {
-                let message = match self.deframer.next() {
+                let message = match self.deframer.next_message() {
                     Ok(Some(message)) => message,
                     Ok(None) => break,
                     Err(error) => return InboundEnd::Invalid(self.invalid_frame(error)),

@@ -134,7 +134,7 @@ impl Core {
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let spread = session.incarnation.wrapping_mul(GOLDEN) >> 48;
         let retry_after = self.shutdown_times().retry_after;
-        let extra = retry_after.as_millis() * u128::from(spread) >> 16;
+        let extra = (retry_after.as_millis() * u128::from(spread)) >> 16;
         retry_after + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
     }
 

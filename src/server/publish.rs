@@ -150,7 +150,7 @@ pub(super) async fn read_one<M: prost::Message + Default>(
     let mut deframer = Deframer::new(limits.event_bytes_max());
     loop {
         if let Some(message) =
-            deframer.next().map_err(|error| frame_status(error, limits.message_bytes_max))?
+            deframer.next_message().map_err(|error| frame_status(error, limits.message_bytes_max))?
         {
             return M::decode(message)
                 .map_err(|error| Box::new(invalid_field("request", &error.to_string())));

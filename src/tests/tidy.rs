@@ -98,7 +98,7 @@ fn file_findings(name: &str, text: &str) -> Vec<String> {
 fn production(text: &str) -> &str {
     let is_inline = |at: &usize| {
         let item = text[*at..].lines().nth(1).unwrap_or_default();
-        item.starts_with("mod ") && item.ends_with('{')
+        item.contains("mod ") && item.ends_with('{')
     };
     let mut starts = text.match_indices("\n#[cfg(test)]").map(|(at, _)| at + 1);
     starts.find(is_inline).map_or(text, |end| &text[..end])

@@ -55,7 +55,7 @@ impl Deframer {
     ///
     /// # Errors
     /// When the bytes are no message this server takes; the stream cannot go on.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some((prefix, _)) = self.buffer.split_first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
         match prefix[0] {
             0 => {}
@@ -113,7 +113,7 @@ mod tests {
             let mut out = Vec::new();
             for chunk in bytes.chunks(step) {
                 deframer.push(Bytes::copy_from_slice(chunk));
-                while let Some(message) = deframer.next().unwrap() {
+                while let Some(message) = deframer.next_message().unwrap() {
                     out.push(message.to_vec());
                 }
             }
@@ -127,20 +127,20 @@ mod tests {
         let mut deframer = Deframer::new(10);
         deframer.push(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]));
         let bytes = 0xffff_ffff;
-        assert_eq!(deframer.next(), Err(FrameError::TooLarge { bytes, bytes_max: 10 }));
+        assert_eq!(deframer.next_message(), Err(FrameError::TooLarge { bytes, bytes_max: 10 }));
     }
 
     #[test]
     fn compressed_unknown_and_truncated_messages_are_refused() {
         let mut deframer = Deframer::new(10);
         deframer.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
-        assert_eq!(deframer.next(), Err(FrameError::Compressed));
+        assert_eq!(deframer.next_message(), Err(FrameError::Compressed));
         let mut deframer = Deframer::new(10);
         deframer.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
-        assert_eq!(deframer.next(), Err(FrameError::Flag(9)));
+        assert_eq!(deframer.next_message(), Err(FrameError::Flag(9)));
         let mut deframer = Deframer::new(10);
         deframer.push(Bytes::from_static(&[0, 0, 0, 0, 3, b'a']));
-        assert_eq!(deframer.next(), Ok(None));
+        assert_eq!(deframer.next_message(), Ok(None));
         assert_eq!(deframer.finish(), Err(FrameError::Truncated));
     }
 }

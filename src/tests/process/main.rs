@@ -1,0 +1,1 @@
+//! The process itself: the real binary, real sockets, real signals.
