@@ -33,6 +33,8 @@ pub const DATA_FRAME_BYTES_MAX: usize = MAX_FRAME_SIZE as usize;
 pub const MAX_FRAME_SIZE: u32 = 16 * 1024;
 /// What one stream may have inside h2, and with it the largest capacity it reports.
 pub const SEND_BUFFER_BYTES_MAX: usize = 2 * DATA_FRAME_BYTES_MAX;
+/// HPACK table of each direction: HTTP/2's initial value (RFC 9113, 6.5.2).
+pub const HEADER_TABLE_BYTES: u32 = 4096;
 /// Largest header list accepted from a peer.
 pub const HEADER_LIST_BYTES_MAX: u32 = 8 * 1024;
 /// Resets of streams not yet accepted before the connection is closed (RUSTSEC-2023-0034, h2's own default).

@@ -1,5 +1,6 @@
 //! What a reload changes, and how much of it a running process takes.
 
+use crate::base::limits::Limits;
 use crate::config::Config;
 use crate::config::keys::KEYS;
 use crate::config::value::shown;
@@ -34,5 +35,10 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
 /// `old` with the values of `new` that a running process takes.
 #[must_use]
 pub fn with_live(old: &Config, new: &Config) -> Config {
-    Config { server: old.server.clone(), auth: old.auth.clone(), ..new.clone() }
+    let limits = Limits {
+        connections_max: old.limits.connections_max,
+        half_open_max: old.limits.half_open_max,
+        ..new.limits.clone()
+    };
+    Config { server: old.server.clone(), auth: old.auth.clone(), limits, ..new.clone() }
 }

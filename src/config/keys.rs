@@ -53,9 +53,11 @@ impl Key {
         format!("{PREFIX}{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// Whether a running process takes a new value. New connections get new windows; sockets and users stay.
+    /// Whether a running process takes a new value. New connections get new windows; sockets, users and the number
+    /// of permits the acceptors began with stay.
     pub(crate) fn is_live(&self) -> bool {
         !matches!(self.section(), "server" | "auth")
+            && !matches!(self.name, "limits.connections_max" | "limits.half_open_max")
     }
 }
 

@@ -361,6 +361,12 @@ impl Hub {
         self.streams.iter().map(|(_, stream)| stream)
     }
 
+    /// What a live stream has delivered.
+    #[must_use]
+    pub fn delivered(&self, key: StreamKey) -> Option<Delivered> {
+        self.stream(key).map(|stream| stream.delivered)
+    }
+
     /// Open connections.
     pub fn connections(&self) -> impl Iterator<Item = (&ConnectionId, &ConnectionState)> {
         self.connections.iter()

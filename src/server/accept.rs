@@ -87,7 +87,7 @@ pub async fn run(core: Arc<Core>, listener: Listener) {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             let Ok(opening) = Arc::clone(&half_open).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok(accepted) => admit(&core, accepted, permit, opening, &addresses),
+                Ok(accepted) => admit(&core, accepted, permit, opening, &addresses, &mut warnings),
                 Err(error) => {
                     core.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if let Some(pause) = warnings.class(&error) {
@@ -123,16 +123,13 @@ fn admit(
     connections: OwnedSemaphorePermit,
     opening: OwnedSemaphorePermit,
     addresses: &Addresses,
+    warnings: &mut Warnings,
 ) {
     let limits = core.limits();
     match accepted {
         Accepted::Tcp(stream, peer) => {
             let Some(address) = addresses.admit(peer.ip(), limits.connections_per_ip_max) else {
-                log::info!(
-                    "refused a connection from {peer}: limits.connections_per_ip_max = {} is reached",
-                    limits.connections_per_ip_max
-                );
-                return;
+                return warnings.address_full(peer, limits.connections_per_ip_max);
             };
             if let Err(error) = tune(&stream, &limits) {
                 log::debug!("{peer} went away: {error}");
@@ -174,12 +171,31 @@ fn tune(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(TCP_NOTSENT_BYTES_MAX)
 }
 
-/// When each kind of accept error was last told.
+/// What went wrong since it was last told, for each kind.
 #[derive(Debug, Default)]
 struct Warnings {
-    exhausted: Option<Instant>,
-    other: Option<Instant>,
-    since: u64,
+    exhausted: Throttle,
+    other: Throttle,
+    address_full: Throttle,
+}
+
+/// One warning a minute and a counter, not one per error.
+#[derive(Debug, Default)]
+struct Throttle {
+    told_at: Option<Instant>,
+    count: u64,
+}
+
+impl Throttle {
+    /// How often it happened since the last time, when it is time to tell.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.told_at.is_some_and(|told_at| now - told_at < ACCEPT_WARN_EVERY) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
 }
 
 impl Warnings {
@@ -190,17 +206,21 @@ impl Warnings {
             // The peer gave up while it was queued.
             return None;
         }
-        self.since += 1;
         let exhausted = is_exhaustion(error);
-        let last = if exhausted { &mut self.exhausted } else { &mut self.other };
-        let now = Instant::now();
-        if last.is_none_or(|last| now - last >= ACCEPT_WARN_EVERY) {
-            *last = Some(now);
+        let throttle = if exhausted { &mut self.exhausted } else { &mut self.other };
+        if let Some(count) = throttle.count(Instant::now()) {
             let advice = if exhausted { "; raise LimitNOFILE or lower limits.connections_max" } else { "" };
-            log::warn!("cannot accept connections: {error} ({} times){advice}", self.since);
-            self.since = 0;
+            log::warn!("cannot accept connections: {error} ({count} times){advice}");
         }
         Some(ACCEPT_BACKOFF)
+    }
+
+    fn address_full(&mut self, peer: SocketAddr, connections_max: u32) {
+        if let Some(count) = self.address_full.count(Instant::now()) {
+            log::warn!(
+                "refused {count} connections, the last from {peer}: limits.connections_per_ip_max = {connections_max}"
+            );
+        }
     }
 }
 

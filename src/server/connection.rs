@@ -83,13 +83,15 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .initial_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_frame_size(limits::MAX_FRAME_SIZE)
+        .header_table_size(limits::HEADER_TABLE_BYTES)
         .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_concurrent_reset_streams(limits::LOCAL_RESETS_MAX)
         .max_local_error_reset_streams(Some(limits::LOCAL_ERROR_RESETS_MAX))
         .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
         .reset_stream_duration(limits::RESET_MEMORY)
-        .max_send_buffer_size(limits::SEND_BUFFER_BYTES_MAX);
+        .max_send_buffer_size(limits::SEND_BUFFER_BYTES_MAX)
+        .data_frame_budget(limits.connection_window_bytes as usize / 2);
     builder
 }
 

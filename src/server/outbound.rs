@@ -240,11 +240,7 @@ impl Outbound {
             self.send.send_reset(Reason::CANCEL);
             return Poll::Ready(());
         }
-        let last_sequence = core
-            .hub()
-            .streams()
-            .find(|stream| stream.key == *key)
-            .map(|stream| stream.delivered.last_sequence);
+        let last_sequence = core.hub().delivered(*key).map(|delivered| delivered.last_sequence);
         let retry_after = match cause.reason.retry() {
             Retry::Later if cause.quota.is_none() => Some(core.retry_slot(*session)),
             Retry::Resume => Some(std::time::Duration::ZERO),
