@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::base::limits::{
     CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory, NOTE_BYTES_MAX,
-    SEND_BUFFER_BYTES_MAX, TOPIC_BYTES_MAX,
+    SEND_BUFFER_BYTES_MAX, TOPIC_BYTES_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -78,6 +78,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("connections: h2 buffers", connections, H2_BUFFERS_BYTES, H2_BUFFERS_BYTES),
         line("connections: task", connections, CONNECTION_TASK_BYTES, CONNECTION_TASK_BYTES),
         line("connections: receive window", connections, 0, received),
+        line("connections: unsent bytes", connections, 0, wide(UNSENT_BYTES_MAX)),
         line("connections: kernel buffers", connections, 0, KERNEL_SOCKET_BYTES),
         line("half-open handshakes", u64::from(limits.half_open_max), connection, connection),
         line("admin connections", connections, connection, connection),

@@ -189,6 +189,13 @@ impl Hub {
         Want::Bytes { least, most: most.min(most_max.max(least)) }
     }
 
+    /// Keeps the waker of a stream that has something to send but no window for it.
+    pub fn keep_pump(&mut self, key: StreamKey, waker: &Waker) {
+        if let Some(stream) = self.stream_mut(key) {
+            stream.pump = Some(waker.clone());
+        }
+    }
+
     /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
     /// events per ready topic in turn.
     pub fn take(

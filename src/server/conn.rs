@@ -1,16 +1,19 @@
 //! The connection's bytes: the same wrapper over TCP, a Unix socket, or memory.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
+
+use crate::base::limits::UNSENT_BYTES_MAX;
 
 /// What can carry a connection.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -75,6 +78,11 @@ impl Meter {
         self.cut.store(true, Ordering::Relaxed);
     }
 
+    fn read(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     fn wrote(&self, result: &Poll<io::Result<usize>>) {
         let mut blocked_since = self.blocked_since.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
@@ -90,22 +98,119 @@ impl Meter {
     }
 }
 
-/// A transport that counts.
+/// A transport that counts, and gathers what h2 writes.
+///
+/// h2 writes and flushes every DATA frame by itself, one system call each. Here they are gathered and leave together
+/// when the connection's task has polled everything that was ready: see [`Drain`].
 #[derive(Debug)]
-pub struct Conn<T: Transport> {
+pub struct Conn<T: Transport>(Arc<Mutex<Gathered<T>>>);
+
+/// The other hand on a connection's transport: moves what was gathered to the kernel.
+#[derive(Debug)]
+pub struct Drain<T: Transport>(Arc<Mutex<Gathered<T>>>);
+
+#[derive(Debug)]
+struct Gathered<T: Transport> {
     io: T,
     meter: Arc<Meter>,
+    /// Written by h2, not yet taken by the kernel.
+    unsent: Vec<u8>,
+    /// How much of `unsent` the kernel has taken.
+    sent_bytes: usize,
+    /// Whether `unsent` is the buffer of [`SPARE`], to be given back in this turn.
+    borrowed: bool,
+}
+
+thread_local! {
+    /// The buffer of whichever connection is being polled: with one thread, one serves all of them.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl<T: Transport> Conn<T> {
     /// Wraps a transport.
-    pub fn new(io: T) -> (Self, Arc<Meter>) {
+    pub fn new(io: T) -> (Self, Drain<T>, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
-        (Self { io, meter: Arc::clone(&meter) }, meter)
+        let gathered =
+            Gathered { io, meter: Arc::clone(&meter), unsent: Vec::new(), sent_bytes: 0, borrowed: false };
+        let gathered = Arc::new(Mutex::new(gathered));
+        (Self(Arc::clone(&gathered)), Drain(gathered), meter)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gathered<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Transport> Drop for Conn<T> {
+impl<T: Transport> Drain<T> {
+    /// Moves what it can; ready when nothing is left, or with the transport's error.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_drain(cx)
+    }
+}
+
+impl<T: Transport> Gathered<T> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent_bytes < self.unsent.len() {
+            let result = Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent_bytes..]);
+            self.meter.wrote(&result);
+            match result {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(bytes)) => self.sent_bytes += bytes,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.keep_rest();
+                    return Poll::Pending;
+                }
+            }
+        }
+        if !self.unsent.is_empty() {
+            self.replace_unsent(Vec::new());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The rest moves to a buffer of its size: the shared one is for whoever is polled next.
+    fn keep_rest(&mut self) {
+        if self.borrowed || self.sent_bytes > self.unsent.len() / 2 {
+            self.replace_unsent(self.unsent[self.sent_bytes..].to_vec());
+        }
+    }
+
+    fn replace_unsent(&mut self, rest: Vec<u8>) {
+        let mut used = std::mem::replace(&mut self.unsent, rest);
+        self.sent_bytes = 0;
+        if std::mem::take(&mut self.borrowed) {
+            used.clear();
+            SPARE.set(used);
+        }
+    }
+
+    /// Takes as much of a write as the bound allows; returns how much.
+    fn gather(&mut self, bytes: &[u8]) -> usize {
+        if self.unsent.capacity() == 0 {
+            self.unsent = SPARE.take();
+            self.borrowed = true;
+        }
+        let taken = bytes.len().min(self.room());
+        self.unsent.extend_from_slice(&bytes[..taken]);
+        taken
+    }
+
+    fn room(&self) -> usize {
+        UNSENT_BYTES_MAX - (self.unsent.len() - self.sent_bytes)
+    }
+
+    /// Waits until at least one byte is taken.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.room() > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let drained = self.poll_drain(cx);
+        if drained.is_pending() && self.room() > 0 { Poll::Ready(Ok(())) } else { drained }
+    }
+}
+
+impl<T: Transport> Drop for Gathered<T> {
     fn drop(&mut self) {
         if self.meter.cut.load(Ordering::Relaxed) {
             self.io.forget_unsent();
@@ -114,48 +219,92 @@ impl<T: Transport> Drop for Conn<T> {
 }
 
 impl<T: Transport> AsyncRead for Conn<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut gathered = self.lock();
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        let result = Pin::new(&mut gathered.io).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         if read > 0 {
-            self.meter.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
-            *self.meter.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            gathered.meter.read(read);
         }
         result
     }
 }
 
 impl<T: Transport> AsyncWrite for Conn<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.meter.wrote(&result);
-        result
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut gathered = self.lock();
+        ready!(gathered.poll_room(cx))?;
+        Poll::Ready(Ok(gathered.gather(buf)))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.meter.wrote(&result);
-        result
+        let mut gathered = self.lock();
+        ready!(gathered.poll_room(cx))?;
+        let mut taken = 0;
+        for buf in bufs {
+            let part = gathered.gather(buf);
+            taken += part;
+            if part < buf.len() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(taken))
     }
 
+    /// So that h2 hands over frames as they are and does not copy small ones itself first.
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    /// Nothing to do: the connection's task drains once it has polled everything.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut gathered = self.lock();
+        ready!(gathered.poll_drain(cx))?;
+        Pin::new(&mut gathered.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn writes_are_gathered_until_drained_and_then_leave_in_order() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let (mut conn, drain, meter) = Conn::new(near);
+        conn.write_all(b"one ").await.unwrap();
+        conn.write_all(b"two").await.unwrap();
+        conn.flush().await.unwrap();
+        assert_eq!(meter.written_bytes(), 0);
+        std::future::poll_fn(|cx| drain.poll(cx)).await.unwrap();
+        let mut seen = [0; 7];
+        far.read_exact(&mut seen).await.unwrap();
+        assert_eq!((&seen, meter.written_bytes()), (b"one two", 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_does_not_take_is_bounded_and_told() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let (mut conn, drain, meter) = Conn::new(near);
+        let flood = async { conn.write_all(&vec![7; 10 * UNSENT_BYTES_MAX]).await };
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), flood).await.is_err());
+        assert!(meter.blocked_since().is_some());
+        assert_eq!(drain.0.lock().unwrap().room(), 0);
+        assert!(drain.0.lock().unwrap().unsent.capacity() <= 2 * UNSENT_BYTES_MAX);
+        let (mut reader, mut total) = ([0; 1000], 0);
+        while total < 1000 {
+            total += far.read(&mut reader).await.unwrap();
+        }
+        assert_eq!(total, 1000);
     }
 }

@@ -21,7 +21,7 @@ use crate::base::limits;
 use crate::base::limits::Limits;
 use crate::base::reason::{Cause, EndReason};
 use crate::server::accept::{Permit, lost};
-use crate::server::conn::{Conn, Meter, Transport};
+use crate::server::conn::{Conn, Drain, Meter, Transport};
 use crate::server::timers::{Due, Facts, Timers};
 use crate::server::{Core, Peer, call};
 
@@ -52,11 +52,12 @@ pub async fn run<T: Transport>(
     opening: Option<OwnedSemaphorePermit>,
 ) {
     let limits = core.limits();
-    let (conn, meter) = Conn::new(io);
+    let (conn, drain, meter) = Conn::new(io);
     let handshake = tokio::time::timeout(limits.handshake_timeout, builder(&limits).handshake(conn));
     let connection = tokio::select! {
         biased;
         () = core.service.aborted() => return,
+        error = drained(&drain) => return log::debug!("{peer}: {error}"),
         done = handshake => match done {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return log::debug!("{peer}: no HTTP/2 handshake: {error}"),
@@ -71,7 +72,7 @@ pub async fn run<T: Transport>(
     let guard = Guard { core, id };
     log::debug!("{id} from {peer} opened");
     let peer = Peer { connection: id, scope, admin_uid };
-    let why = Driver::new(core, connection, meter, peer).run().await;
+    let why = Driver::new(core, connection, drain, meter, peer).run().await;
     drop(guard);
     log::debug!("{id} closed: {why}");
 }
@@ -109,6 +110,7 @@ impl Drop for Guard<'_> {
 struct Driver<'a, T: Transport> {
     core: &'a Arc<Core>,
     connection: Connection<Conn<T>, Bytes>,
+    drain: Drain<T>,
     meter: Arc<Meter>,
     peer: Peer,
     ping_pong: Option<PingPong>,
@@ -121,7 +123,7 @@ struct Driver<'a, T: Transport> {
 /// What the connection has to react to.
 enum Turn {
     CallEnded,
-    Closed(Result<(), h2::Error>),
+    Closed(Result<(), String>),
     Ending,
     Aborted,
     Timer,
@@ -131,6 +133,7 @@ impl<'a, T: Transport> Driver<'a, T> {
     fn new(
         core: &'a Arc<Core>,
         mut connection: Connection<Conn<T>, Bytes>,
+        drain: Drain<T>,
         meter: Arc<Meter>,
         peer: Peer,
     ) -> Self {
@@ -139,6 +142,7 @@ impl<'a, T: Transport> Driver<'a, T> {
             core,
             ping_pong: connection.ping_pong(),
             connection,
+            drain,
             meter,
             peer,
             timers: Timers::new(now),
@@ -165,11 +169,13 @@ impl<'a, T: Transport> Driver<'a, T> {
                         calls.push(guarded(call, self.peer.connection));
                         continue;
                     }
-                    Some(Err(error)) => Turn::Closed(Err(error)),
+                    Some(Err(error)) => Turn::Closed(Err(error.to_string())),
                     None => Turn::Closed(Ok(())),
                 },
                 () = &mut ending, if !is_ending => Turn::Ending,
                 () = &mut self.timer => Turn::Timer,
+                // Last: by now everything that was ready has been written.
+                error = drained(&self.drain) => Turn::Closed(Err(error.to_string())),
             };
             match turn {
                 Turn::CallEnded => self.timers.call_ended(Instant::now()),
@@ -181,8 +187,8 @@ impl<'a, T: Transport> Driver<'a, T> {
                 Turn::Aborted => return self.cut("cut by the server"),
                 Turn::Closed(Ok(())) => return "by the peer or after GOAWAY".to_owned(),
                 Turn::Closed(Err(error)) => {
-                    self.peer.scope.abort(lost().with_note(&error.to_string()));
-                    return error.to_string();
+                    self.peer.scope.abort(lost().with_note(&error));
+                    return error;
                 }
                 Turn::Timer => {}
             }
@@ -247,6 +253,15 @@ impl<'a, T: Transport> Driver<'a, T> {
         self.peer.scope.abort(lost().with_note(why));
         why.to_owned()
     }
+}
+
+/// Moves what was gathered at each poll; resolves only with the transport's error.
+async fn drained<T: Transport>(drain: &Drain<T>) -> std::io::Error {
+    std::future::poll_fn(|cx| match drain.poll(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(error),
+        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// A panic in one call ends that call, not its neighbours on the connection.

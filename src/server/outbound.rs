@@ -97,7 +97,7 @@ impl Outbound {
                         }
                         continue;
                     }
-                    Room::Wait => return Poll::Pending,
+                    Room::Wait => return self.wait(cx),
                     Room::Gone => return self.gone(),
                 }
             }
@@ -111,7 +111,7 @@ impl Outbound {
                             return self.gone();
                         }
                     }
-                    Room::Wait => return Poll::Pending,
+                    Room::Wait => return self.wait(cx),
                     Room::Gone => return self.gone(),
                 },
                 Want::Nothing if self.deliver_until.is_some() => return self.finish(),
@@ -122,6 +122,12 @@ impl Outbound {
                 Want::Gone => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Waits for window, and for an end: that one needs no window.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.handle.core.hub().keep_pump(self.handle.key, cx.waker());
+        Poll::Pending
     }
 
     /// Asks h2 for up to `most` bytes and says whether at least `least` may be sent now. A whole message is waited

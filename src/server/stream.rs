@@ -14,7 +14,7 @@ use tonic::Status;
 use crate::base::event::{Overflow, Start};
 use crate::base::id::{SessionKey, StreamKey};
 use crate::base::principal::Principal;
-use crate::base::reason::{Cause, EndReason, Loudness};
+use crate::base::reason::{Cause, EndReason, Loudness, Quota};
 use crate::base::topic::Topic;
 use crate::hub::registry::Rpc;
 use crate::hub::{Refusal, Subscribed};
@@ -208,8 +208,23 @@ async fn read_subscriptions(
     if request.subscriptions.is_empty() {
         return Err(Box::new(invalid_field("subscriptions", "name at least one topic")));
     }
-    let checked = request.subscriptions.iter().map(|wanted| check_subscription(principal, wanted));
-    checked.collect()
+    // Before anything is done for each of them: the request may name thousands.
+    let subscriptions_max = core.limits().subscriptions_per_stream_max;
+    if request.subscriptions.len() > subscriptions_max as usize {
+        let key = "limits.subscriptions_per_stream_max";
+        let quota = Quota { key, value: u64::from(subscriptions_max) };
+        return Err(Box::new(auth::refusal(&Refusal::Quota(quota))));
+    }
+    let mut checked: Vec<Wanted> = Vec::new();
+    for subscription in &request.subscriptions {
+        let wanted = check_subscription(principal, subscription)?;
+        if checked.iter().any(|before| before.topic == wanted.topic) {
+            let text = format!("{} is named twice; each topic at most once", wanted.topic);
+            return Err(Box::new(invalid_field("subscriptions", &text)));
+        }
+        checked.push(wanted);
+    }
+    Ok(checked)
 }
 
 /// Opens a stream with all its subscriptions, or ends it again with what stands in the way.
