@@ -107,14 +107,16 @@ async fn serve(
     log::info!("listening on {address}, epoch {}", core.hub().epoch().0);
     notifier.ready(&format!("listening on {address}"));
 
-    let asked_by = tokio::select! {
-        asked_by = signals::wait_for_stop(&mut signals, &core, config, reload) => asked_by,
-        () = watchdog::run(&core, notifier) => "watchdog",
-        () = core.drain_asked.notified() => "admin",
+    let work = async {
+        let cause = tokio::select! {
+            signal = signals::wait_for_stop(&mut signals, &core, config, reload) => shutdown::cause(signal),
+            cause = core.drain_asked() => cause,
+        };
+        shutdown::run(&core, notifier, &cause, &mut signals).await
     };
     let stopped = tokio::select! {
-        stopped = shutdown::run(&core, notifier, asked_by, &mut signals) => stopped,
-        () = watchdog::run(&core, notifier) => Stopped::Drained,
+        stopped = work => stopped,
+        never = watchdog::run(&core, notifier) => match never {},
     };
     drop(socket_file);
     upkeep.end(Cause::server(EndReason::ServerDraining));

@@ -21,26 +21,25 @@ const TICK: Duration = Duration::from_millis(50);
 /// How much more time systemd is asked for while pending bytes fall.
 const EXTENSION: Duration = Duration::from_secs(10);
 
-/// Takes the server down. `asked_by` is written into every record of an end.
-pub async fn run(core: &Core, notifier: &Notifier, asked_by: &str, signals: &mut Signals) -> Stopped {
+/// Takes the server down for `cause`, which every end will carry.
+pub async fn run(core: &Core, notifier: &Notifier, cause: &Cause, signals: &mut Signals) -> Stopped {
     tokio::select! {
         biased;
-        stopped = phases(core, notifier, asked_by) => stopped,
+        stopped = phases(core, notifier, cause) => stopped,
         second = signals.stop() => {
             log::warn!("{second} again: cutting what is left");
             let owed = owed(core);
-            abort(core, notifier, &cause(asked_by)).await;
+            abort(core, notifier, cause).await;
             Stopped::Cut(owed)
         }
     }
 }
 
 /// The three phases. Also what tests without signals call.
-pub async fn phases(core: &Core, notifier: &Notifier, asked_by: &str) -> Stopped {
-    let cause = cause(asked_by);
-    refuse(core, notifier, asked_by).await;
-    let owed = drain(core, notifier, &cause).await;
-    abort(core, notifier, &cause).await;
+pub async fn phases(core: &Core, notifier: &Notifier, cause: &Cause) -> Stopped {
+    refuse(core, notifier, cause).await;
+    let owed = drain(core, notifier, cause).await;
+    abort(core, notifier, cause).await;
     if owed.is_empty() {
         log::info!("drained: everything accepted was delivered");
         return Stopped::Drained;
@@ -51,14 +50,16 @@ pub async fn phases(core: &Core, notifier: &Notifier, asked_by: &str) -> Stopped
     Stopped::Cut(owed)
 }
 
-fn cause(asked_by: &str) -> Cause {
+/// The cause of a stop that someone asked for, such as `SIGTERM`.
+#[must_use]
+pub fn cause(asked_by: &str) -> Cause {
     Cause { asked_by: asked_by.into(), ..Cause::server(EndReason::ServerDraining) }
 }
 
 /// Nothing new is taken, and everyone is told when to come back.
-async fn refuse(core: &Core, notifier: &Notifier, asked_by: &str) {
+async fn refuse(core: &Core, notifier: &Notifier, cause: &Cause) {
     core.phase.advance(Phase::Refusing);
-    log::info!("{asked_by}: stopping; no new connections, sessions or streams");
+    log::info!("{}: stopping; no new connections, sessions or streams", cause.asked_by);
     notifier.stopping();
     notifier.status("refusing new work");
     core.tell_draining();

@@ -1,10 +1,12 @@
 //! Tells systemd that the process works: the ping comes from the event loop itself, after a look into the hub.
 
+use std::convert::Infallible;
+
 use crate::daemon::systemd::Notifier;
 use crate::server::Core;
 
 /// Pings at half of the watchdog's period; never ends. Without a watchdog it only waits.
-pub async fn run(core: &Core, notifier: &Notifier) {
+pub async fn run(core: &Core, notifier: &Notifier) -> Infallible {
     let Some(period) = notifier.watchdog_interval() else { return std::future::pending().await };
     let mut ticks = tokio::time::interval(period);
     loop {

@@ -115,7 +115,7 @@ impl AdminService for AdminApi {
         let cancelled = self.0.hub().cancel_stream(number, cause.clone(), dry_run);
         let cancelled = cancelled.ok_or_else(|| not_found(format!("no live stream {id}"), "id"))?;
         if !dry_run {
-            log::info!("{id} cancelled by {}: {}", cause.asked_by, cause.text());
+            log::info!("{id} cancelled by {}: {:?}", cause.asked_by, cause.note);
         }
         Ok(Response::new(cancel_response(cancelled)))
     }
@@ -130,7 +130,7 @@ impl AdminService for AdminApi {
         let cancelled = self.0.hub().cancel_session(key, cause.clone(), dry_run, Instant::now());
         let (cancelled, _) = cancelled.ok_or_else(|| not_found(format!("no live session {id}"), "id"))?;
         if !dry_run {
-            log::info!("{id} cancelled by {}: {}", cause.asked_by, cause.text());
+            log::info!("{id} cancelled by {}: {:?}", cause.asked_by, cause.note);
         }
         Ok(Response::new(cancel_response(cancelled)))
     }
@@ -138,8 +138,8 @@ impl AdminService for AdminApi {
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let cause = admin_cause(&peer_of(&request)?, &request.get_ref().note)?;
         let status = server_status(&self.0);
-        log::info!("drain asked for by {}: {}", cause.asked_by, cause.text());
-        self.0.drain_asked.notify_one();
+        log::info!("drain asked for by {}: {:?}", cause.asked_by, cause.note);
+        self.0.ask_for_drain(Cause { reason: EndReason::ServerDraining, ..cause });
         let drain_timeout = Some(convert::duration(self.0.shutdown_times().drain_timeout));
         Ok(Response::new(v1::DrainResponse {
             streams: status.streams,

@@ -74,7 +74,7 @@ pub async fn run<T: Transport>(
     let peer = Peer { connection: id, scope, admin_uid };
     let why = Driver::new(core, connection, drain, meter, peer).run().await;
     drop(guard);
-    log::debug!("{id} closed: {why}");
+    log::debug!("{id} closed: {why:?}");
 }
 
 /// Every knob set explicitly: some of h2's and hyper's defaults are "no bound" (TRAPS: RUSTSEC-2024-0003).

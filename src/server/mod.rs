@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::base::event::Epoch;
@@ -54,8 +54,7 @@ pub struct Core {
     drain_until: Mutex<Option<Instant>>,
     /// Told when a lease was added, so that whoever waits for the next one looks again.
     pub deadlines_changed: Notify,
-    /// Told when an administrator asks for a drain.
-    pub drain_asked: Notify,
+    drain_asked: watch::Sender<Option<Cause>>,
     accept_errors: AtomicU64,
 }
 
@@ -84,7 +83,7 @@ impl Core {
             shutdown: Mutex::new(shutdown),
             drain_until: Mutex::new(None),
             deadlines_changed: Notify::new(),
-            drain_asked: Notify::new(),
+            drain_asked: watch::Sender::new(None),
             accept_errors: AtomicU64::new(0),
         })
     }
@@ -164,6 +163,21 @@ impl Core {
             log::info!("{session}: {} streams are still ending", ended.scope.running());
         }
         Some(ended)
+    }
+
+    /// Asks for the same phased stop as SIGTERM. `cause` is what every end will carry; the first one counts.
+    pub fn ask_for_drain(&self, cause: Cause) {
+        self.drain_asked.send_if_modified(|asked| asked.is_none() && asked.replace(cause).is_none());
+    }
+
+    /// Resolves when a drain was asked for.
+    pub async fn drain_asked(&self) -> Cause {
+        let mut asked = self.drain_asked.subscribe();
+        match asked.wait_for(Option::is_some).await.map(|cause| cause.clone()) {
+            Ok(Some(cause)) => cause,
+            // The sender lives as long as the core.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Accept errors since the start.

@@ -63,7 +63,7 @@ impl Drop for Guard {
                 Loudness::Info => log::Level::Info,
                 Loudness::Debug => log::Level::Debug,
             };
-            log::log!(level, "{key} of {session} ended: {} ({})", cause.reason.name(), cause.text());
+            log::log!(level, "{key} of {session} ended: {} ({:?})", cause.reason.name(), cause.text());
         }
     }
 }
