@@ -127,7 +127,7 @@ pub(crate) fn tell_notice(item: &Item, output: &mut Output) -> Result<(), Failur
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::tests::captured;
+    use crate::cli::tests::captured;
 
     fn event(payload: &'static [u8]) -> v1::Event {
         v1::Event {

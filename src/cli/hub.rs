@@ -18,7 +18,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::{clean, show_time};
 use crate::client::{Admin, Endpoint, Session, connect};
-use crate::config;
+use crate::config::{ADMIN_SOCKET_DEFAULT, environment, variable};
 use crate::wire::v1;
 
 /// A logout may take this long; after that the lease ends the session.
@@ -65,10 +65,7 @@ pub(crate) fn parse_note(text: &str) -> Result<String, String> {
 impl HubArgs {
     /// `--user`, or $USER when it can be a user name, or `guest`.
     pub(crate) fn user(&self) -> String {
-        let environment = config::environment();
-        let login_name =
-            config::variable(&environment, "USER").filter(|user| Principal::new(user, "").is_ok());
-        self.user.clone().unwrap_or_else(|| login_name.unwrap_or("guest").to_owned())
+        self.user.clone().unwrap_or_else(|| default_user(&environment()))
     }
 
     /// Connects and logs in. Tells why the last session of this client name ended, when that was not its own doing.
@@ -82,6 +79,11 @@ impl HubArgs {
         }
         Ok(session)
     }
+}
+
+fn default_user(environment: &[(String, String)]) -> String {
+    let user = variable(environment, "USER").filter(|user| Principal::new(user, "").is_ok());
+    user.unwrap_or("guest").to_owned()
 }
 
 fn previous_end_text(end: &v1::Ended) -> Option<String> {
@@ -124,10 +126,10 @@ impl AdminArgs {
 
 /// Where a hub puts its admin socket, in the order they are looked at.
 fn candidates() -> Vec<PathBuf> {
-    let run = Some(PathBuf::from("/run/streamward/admin.sock"));
-    let environment = config::environment();
-    let user = config::variable(&environment, "XDG_RUNTIME_DIR");
-    let user = user.map(|directory| PathBuf::from(directory).join("streamward/admin.sock"));
+    let run = Some(PathBuf::from(ADMIN_SOCKET_DEFAULT));
+    let environment = environment();
+    let user =
+        variable(&environment, "XDG_RUNTIME_DIR").map(|dir| Path::new(dir).join("streamward/admin.sock"));
     let temporary = PathBuf::from(format!("/tmp/streamward-{}/admin.sock", getuid().as_raw()));
     // Anyone may create things in /tmp: only what is ours counts.
     let temporary = fs::symlink_metadata(&temporary)
@@ -213,6 +215,15 @@ mod tests {
         assert_eq!(failure.exit(), Exit::Unavailable);
         assert!(failure.to_string().contains(missing.to_str().unwrap()), "{failure}");
         assert!(failure.to_string().contains("--admin-socket"), "{failure}");
+    }
+
+    #[test]
+    fn a_user_name_that_cannot_be_one_becomes_guest() {
+        let with = |user: &str| default_user(&[("USER".to_owned(), user.to_owned())]);
+        assert_eq!(with("alice"), "alice");
+        assert_eq!(with("DOMAIN\\alice"), "guest");
+        assert_eq!(with(""), "guest");
+        assert_eq!(default_user(&[]), "guest");
     }
 
     #[test]

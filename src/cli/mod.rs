@@ -20,6 +20,8 @@ mod status;
 mod stdin;
 mod streams;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tree;
 
@@ -138,50 +140,4 @@ fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit
     // A read of standard input that will never end must not keep the program.
     runtime.shutdown_background();
     done
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_well_formed_and_every_command_has_examples() {
-        let mut command = Cli::command();
-        command.clone().debug_assert();
-        command.build();
-        for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-            let help = sub.render_long_help().to_string();
-            assert!(help.contains("Examples:"), "{}", sub.get_name());
-        }
-    }
-
-    #[test]
-    fn wrong_command_lines_are_refused() {
-        for line in [
-            "streamward send",
-            "streamward send hall/a x",
-            "streamward send room/a x --file y",
-            "streamward tail",
-            "streamward tail room/a --epoch e",
-            "streamward tail room/a --max 0",
-            "streamward tail room/a --for 5",
-            "streamward tail room/a --user a/b",
-            "streamward tail room/a --server https://x:1",
-            "streamward chat @",
-            "streamward cancel 42",
-            "streamward streams --session stream/1",
-            "streamward status --interval 1ms",
-            "streamward completions cmd",
-        ] {
-            let error = Cli::try_parse_from(line.split(' ')).map(|_| line).unwrap_err();
-            assert!(error.use_stderr(), "{line}");
-        }
-    }
-
-    #[test]
-    fn text_may_begin_with_a_dash_after_two_of_them() {
-        assert!(Cli::try_parse_from(["streamward", "send", "room/a", "--", "-5 degrees"]).is_ok());
-        assert!(Cli::try_parse_from(["streamward", "send", "room/a", "-5"]).is_ok());
-    }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::exit::Failure;
 use crate::cli::text::clean_json;
-use crate::config;
+use crate::config::{environment, variable};
 
 /// Where a command writes. Text is coloured only on a terminal, and not when `NO_COLOR` is set.
 pub(crate) struct Output {
@@ -27,10 +27,9 @@ pub(crate) struct Paint {
 }
 
 impl Paint {
-    fn on(is_terminal: bool) -> Self {
-        let environment = config::environment();
-        let dumb = config::variable(&environment, "TERM").is_none_or(|term| term == "dumb");
-        Self { on: is_terminal && config::variable(&environment, "NO_COLOR").is_none() && !dumb }
+    fn on(is_terminal: bool, environment: &[(String, String)]) -> Self {
+        let is_dumb = variable(environment, "TERM").is_none_or(|terminal| terminal == "dumb");
+        Self { on: is_terminal && variable(environment, "NO_COLOR").is_none() && !is_dumb }
     }
 
     /// Less important.
@@ -64,14 +63,22 @@ impl Paint {
 impl Output {
     /// The process's stdout and stderr.
     pub(crate) fn stdio(json: bool) -> Self {
+        let environment = environment();
         Self {
             out: Box::new(io::stdout()),
             err: Box::new(io::stderr()),
-            paint: Paint::on(io::stdout().is_terminal()),
-            err_paint: Paint::on(io::stderr().is_terminal()),
+            paint: Paint::on(io::stdout().is_terminal(), &environment),
+            err_paint: Paint::on(io::stderr().is_terminal(), &environment),
             terminal: io::stdout().is_terminal() && io::stderr().is_terminal(),
             json,
         }
+    }
+
+    /// An output of the test's own.
+    #[cfg(test)]
+    pub(crate) fn plain(out: Box<dyn Write>, err: Box<dyn Write>, json: bool) -> Self {
+        let paint = Paint { on: false };
+        Self { out, err, paint, err_paint: paint, terminal: false, json }
     }
 
     /// Whether text goes to a terminal, where someone may wonder whether it works.
@@ -136,46 +143,10 @@ impl Output {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::cli::exit::Exit;
-    use std::sync::{Arc, Mutex};
-
-    /// A writer whose bytes the test reads back.
-    #[derive(Clone, Default)]
-    pub(crate) struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Shared {
-        pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// An output without colours, with its stdout and stderr.
-    pub(crate) fn captured(json: bool) -> (Output, Shared, Shared) {
-        let (out, err) = (Shared::default(), Shared::default());
-        let plain = Paint { on: false };
-        let output = Output {
-            out: Box::new(out.clone()),
-            err: Box::new(err.clone()),
-            paint: plain,
-            err_paint: plain,
-            terminal: false,
-            json,
-        };
-        (output, out, err)
-    }
+    use crate::cli::tests::captured;
 
     struct Closed;
 
@@ -214,6 +185,13 @@ pub(crate) mod tests {
     fn colours_are_for_terminals() {
         assert_eq!(Paint { on: true }.dim("x"), "\x1b[2mx\x1b[0m");
         assert_eq!(Paint { on: false }.dim("x"), "x");
-        assert_eq!(Paint::on(false), Paint { on: false });
+        let environment = |name: &str, value: &str| {
+            vec![("TERM".to_owned(), "xterm".to_owned()), (name.to_owned(), value.to_owned())]
+        };
+        assert!(Paint::on(true, &environment("NO_COLOR", "")).on);
+        assert!(!Paint::on(true, &environment("NO_COLOR", "1")).on);
+        assert!(!Paint::on(true, &environment("TERM", "dumb")).on);
+        assert!(!Paint::on(true, &[]).on);
+        assert!(!Paint::on(false, &environment("A", "")).on);
     }
 }

@@ -269,7 +269,7 @@ async fn drain(stream: &mut MessageStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::tests::captured;
+    use crate::cli::tests::captured;
     use tonic::Status;
 
     fn receipt(outcome: Result<u64, Status>) -> Receipt {

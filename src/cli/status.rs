@@ -169,7 +169,7 @@ fn per_second(events: u64, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::tests::captured;
+    use crate::cli::tests::captured;
 
     fn status(uptime_s: i64, last_sequence: u64, events_delivered: u64) -> v1::ServerStatus {
         v1::ServerStatus {

@@ -234,7 +234,7 @@ fn ended(end: &StreamEnd, seen: &Seen, output: &mut Output) -> Result<Exit, Fail
 mod tests {
     use super::*;
     use crate::base::reason::EndReason;
-    use crate::cli::output::tests::captured;
+    use crate::cli::tests::captured;
     use tonic::Status;
 
     #[test]

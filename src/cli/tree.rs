@@ -140,7 +140,7 @@ fn draw_children(node: &Node, indent: &str, lines: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::tests::captured;
+    use crate::cli::tests::captured;
 
     fn stream(id: &str, session_id: &str, topics: &[&str]) -> v1::StreamInfo {
         let subscription =
