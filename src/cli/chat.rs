@@ -98,7 +98,7 @@ pub(crate) async fn run(args: ChatArgs, output: &mut Output) -> Result<Exit, Fai
         }
         Err(failure) => Err(failure),
     };
-    logout(session, &mut interrupt, output).await;
+    logout(session, None, &mut interrupt, output).await;
     talked
 }
 

@@ -44,9 +44,6 @@ pub(crate) fn event_json(event: &v1::Event) -> Value {
 pub(crate) fn notice_line(item: &Item) -> Option<String> {
     match item {
         Item::Gap(gap) => Some(gap_line(gap)),
-        Item::Subscribed(subscribed) if !subscribed.recovered => {
-            Some(format!("{}: not everything since that position is left", clean(&subscribed.topic)))
-        }
         Item::Draining { retry_after } => Some(draining_line(*retry_after)),
         Item::DeadlineNear { remaining } => {
             Some(format!("the stream's deadline is in {}", show_duration(*remaining)))
@@ -54,6 +51,7 @@ pub(crate) fn notice_line(item: &Item) -> Option<String> {
         Item::Refused { topic, status } => {
             Some(format!("{}: refused: {}", clean(topic), clean(status.message())))
         }
+        // One that could not be recovered comes with a gap, which says more.
         Item::Event(_) | Item::Receipt(_) | Item::Subscribed(_) | Item::HeartbeatAck { .. } => None,
     }
 }
@@ -68,13 +66,13 @@ fn draining_line(retry_after: Option<Duration>) -> String {
 fn gap_line(gap: &v1::Gap) -> String {
     let topic = clean(&gap.topic);
     let why = match v1::GapReason::try_from(gap.reason) {
-        Ok(v1::GapReason::EpochChanged) => "the hub began a new epoch",
+        Ok(v1::GapReason::EpochChanged) => "the position is not one of the hub's present epoch",
         Ok(v1::GapReason::TailGone) => "the hub no longer keeps them",
         Ok(v1::GapReason::LagSkipped) => "this reader fell behind",
         Ok(v1::GapReason::Unspecified) | Err(_) => "the hub does not say why",
     };
     if gap.to_sequence < gap.from_sequence {
-        return format!("{topic}: gap: nothing of the present epoch is missing ({why})");
+        return format!("{topic}: {why}; nothing of this epoch is missing");
     }
     format!("{topic}: gap: events from #{} to #{} were lost: {why}", gap.from_sequence, gap.to_sequence)
 }
@@ -180,6 +178,6 @@ mod tests {
 
     #[test]
     fn an_empty_gap_names_no_range() {
-        assert!(notice_line(&gap(1, 0)).unwrap().contains("nothing of the present epoch"));
+        assert!(notice_line(&gap(1, 0)).unwrap().contains("nothing of this epoch"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tonic::Code;
 
@@ -179,6 +180,7 @@ fn sentence(message: &str, code: Code) -> String {
 fn advice(details: Option<&EndDetails>) -> String {
     let Some(details) = details else { return String::new() };
     match (details.retry_after, details.reason.retry()) {
+        (Some(Duration::ZERO), _) => " Come back at once.".to_owned(),
         (Some(after), _) => format!(" Come back in {}.", show_duration(after)),
         (None, Retry::LogInAgain) => " Log in again.".to_owned(),
         (None, Retry::Resume | Retry::Later) => " Come back later.".to_owned(),
@@ -189,7 +191,6 @@ fn advice(details: Option<&EndDetails>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tonic::Status;
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the commands that talk to a hub share: its address, logging in and out, being interrupted.
 
 use std::fs;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use clap::Args;
 use rustix::process::getuid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
+use tonic::Code;
 
 use crate::base::limits::NOTE_BYTES_MAX;
 use crate::base::principal::Principal;
@@ -17,7 +18,7 @@ use crate::base::reason::EndReason;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::{clean, show_time};
-use crate::client::{Admin, Endpoint, Session, connect};
+use crate::client::{Admin, ClientError, Endpoint, MessageStream, Session, connect};
 use crate::config::{ADMIN_SOCKET_DEFAULT, environment, variable};
 use crate::wire::v1;
 
@@ -92,30 +93,54 @@ fn previous_end_text(end: &v1::Ended) -> Option<String> {
     if matches!(reason, EndReason::SessionLoggedOut | EndReason::Completed) {
         return None;
     }
+    if reason == EndReason::SessionTakenOver {
+        return Some("took over from your session of this client name, which was still live".to_owned());
+    }
     let note = if end.note.is_empty() { reason.text() } else { &end.note };
     let when = show_time(end.ended_at.as_ref());
     Some(format!("your last session ended at {when} with {}: {}", reason.name(), clean(note)))
 }
 
 /// Logs out. A failure is told but fails nothing: the lease ends the session.
-pub(crate) async fn logout(session: Session, interrupt: &mut Interrupt, output: &mut Output) {
-    tokio::select! {
-        done = timeout(LOGOUT_TIMEOUT, session.logout()) => match done {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                let text = error.to_string();
-                output.notice(&format!("not logged out, the session will expire: {}", clean(&text)));
-            }
-            Err(_) => output.notice("not logged out in time, the session will expire"),
-        },
-        () = interrupt.next() => {}
+///
+/// A stream still open is read to its end meanwhile: the hub delivers what it owes before it ends a session.
+pub(crate) async fn logout(
+    session: Session,
+    stream: Option<MessageStream>,
+    interrupt: &mut Interrupt,
+    output: &mut Output,
+) {
+    let done = tokio::select! {
+        done = timeout(LOGOUT_TIMEOUT, session.logout()) => done,
+        () = discard(stream) => return,
+        () = interrupt.next() => return,
+    };
+    match done {
+        Ok(Ok(_)) => {}
+        // It was over already, or the connection is: the stream's end has told.
+        Ok(Err(ClientError::Refused { status, .. })) if status.code() == Code::Unauthenticated => {}
+        Ok(Err(ClientError::Transport { .. })) => {}
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            output.notice(&format!("not logged out, the session will expire: {}", clean(&text)));
+        }
+        Err(_) => output.notice("not logged out in time, the session will expire"),
     }
+}
+
+/// Reads the stream to its end, and then waits for ever.
+async fn discard(stream: Option<MessageStream>) {
+    if let Some(mut stream) = stream {
+        while stream.next().await.is_ok() {}
+    }
+    pending().await
 }
 
 impl AdminArgs {
     /// Connects to the admin socket named or found.
     pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
-        let path = match &self.admin_socket {
+        // An empty variable is as good as none.
+        let path = match self.admin_socket.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => path.clone(),
             None => find_socket(&candidates())?,
         };

@@ -81,7 +81,7 @@ pub(crate) async fn run(args: SendArgs, output: &mut Output) -> Result<Exit, Fai
             send_lines(&session, &args, lines, &mut interrupt, output).await
         }
     };
-    logout(session, &mut interrupt, output).await;
+    logout(session, None, &mut interrupt, output).await;
     sent
 }
 
@@ -202,8 +202,8 @@ async fn publish(
         Line::Whole(payload) => payload,
         Line::TooLong(bytes) => {
             tally.refused += 1;
-            let bytes = show_bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
-            return refuse(tally.lines, "TooLong", &format!("{bytes} is more than this hub takes"), output);
+            let message = format!("{bytes} bytes are more than this hub takes");
+            return refuse(tally.lines, "ResourceExhausted", &message, output);
         }
     };
     match sender.publish(args.topic.as_str(), payload, "", &args.content_type).await {

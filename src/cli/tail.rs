@@ -84,27 +84,34 @@ pub(crate) async fn run(args: TailArgs, output: &mut Output) -> Result<Exit, Fai
     let deadline = args.duration.map(|duration| Instant::now() + duration);
     let mut interrupt = Interrupt::new()?;
     let session = interrupt.or(args.hub.login(output)).await?;
-    let followed = follow(&session, &args, deadline, &mut interrupt, output).await;
-    logout(session, &mut interrupt, output).await;
+    let mut stream = None;
+    let followed = match interrupt.or(open(&session, &args)).await {
+        Ok(opened) => follow(stream.insert(opened), &args, deadline, &mut interrupt, output).await,
+        Err(failure) => Err(failure),
+    };
+    // With the stream still open, so that it ends with the session and not as cancelled.
+    logout(session, stream, &mut interrupt, output).await;
     followed
 }
 
-async fn follow(
-    session: &Session,
-    args: &TailArgs,
-    deadline: Option<Instant>,
-    interrupt: &mut Interrupt,
-    output: &mut Output,
-) -> Result<Exit, Failure> {
-    let start = interrupt.or(start(session, args)).await?;
+async fn open(session: &Session, args: &TailArgs) -> Result<MessageStream, Failure> {
+    let start = start(session, args).await?;
     let overflow = if args.skip { v1::Overflow::Skip } else { v1::Overflow::Disconnect };
     let subscription = |topic: &Topic| v1::Subscription {
         topic: topic.to_string(),
         start: Some(start.clone()),
         overflow: overflow.into(),
     };
-    let subscriptions = args.topics.iter().map(subscription).collect();
-    let mut stream = interrupt.or(async { Ok(session.subscribe(subscriptions).await?) }).await?;
+    Ok(session.subscribe(args.topics.iter().map(subscription).collect()).await?)
+}
+
+async fn follow(
+    stream: &mut MessageStream,
+    args: &TailArgs,
+    deadline: Option<Instant>,
+    interrupt: &mut Interrupt,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
     let mut seen = Seen::default();
     let mut left = args.max;
     loop {

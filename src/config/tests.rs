@@ -241,6 +241,7 @@ fn variables_and_flags_are_named_in_their_errors() {
     assert!(errors("", &[("STREAMWARD_LIMITS_LEASE", "9\u{fffd}")])[0].contains("not UTF-8"));
     assert!(errors("", &[("STREAMWARD_LIMITS_LEASE", "")])[0].contains("cannot be empty"));
     assert!(errors("", &[("STREAMWARD_", "1")])[0].contains("there is no such variable"));
+    assert!(read("", &[("STREAMWARD_SERVER", "pi:50051")], &Flags::default()).is_ok(), "a client's");
 }
 
 #[test]
