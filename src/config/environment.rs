@@ -10,9 +10,6 @@ pub(crate) const PREFIX: &str = "STREAMWARD_";
 /// Tells the client commands where the hub is; no key of the server's.
 const CLIENT_VARIABLE: &str = "STREAMWARD_SERVER";
 
-/// Ours, but no setting of the server: where the client commands find it (`--server`).
-const CLIENT_VARIABLE: &str = "STREAMWARD_SERVER";
-
 /// The process's environment, for [`crate::config::load`] and for systemd's notifications.
 ///
 /// Bytes that are not UTF-8 become U+FFFD; a variable of ours that has any is refused by `load`.
@@ -42,7 +39,6 @@ pub(crate) fn apply(loading: &mut Loading, environment: &[(String, String)]) {
                 loading.set(key.name, &Raw::Other, "bytes that are not UTF-8", place);
             }
             Some(key) => loading.set(key.name, &Raw::Bare(value), value, place),
-            None if name == CLIENT_VARIABLE => {}
             None => {
                 let nearest = keys::nearest_variable(name);
                 loading.errors.push(ConfigError::UnknownVariable { name: name.clone(), nearest });
