@@ -158,7 +158,10 @@ impl<'a> Chat<'a> {
                     Ok(item) => self.hear(&item, output)?,
                     Err(end) => return Err(ended(&end, self.in_flight.len())),
                 },
-                () = interrupt.next() => break,
+                () = interrupt.next() => {
+                    output.interrupted();
+                    break;
+                }
             }
         }
         // Half-close: the hub delivers what is pending and ends the stream.

@@ -12,12 +12,12 @@ use crate::cli::text::{count, duration_of, show_duration};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  streamward drain --note 'back after the update'
-  streamward drain && streamward status --watch
+  streamward drain
+  streamward drain --note 'update to 0.2'
 
 Returns at once; a service manager that restarts the server will start it again.")]
 pub(crate) struct DrainArgs {
-    /// What the clients are told
+    /// Why; noted in the server's log
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = parse_note)]
     note: String,
     #[command(flatten)]

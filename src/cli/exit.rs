@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::base::reason::{EndReason, Retry};
+use crate::base::reason::EndReason;
 use crate::cli::text::{clean, show_duration};
 use crate::client::{ClientError, StreamEnd};
 use crate::wire::ended::EndDetails;
@@ -177,20 +177,19 @@ fn sentence(message: &str, code: Code) -> String {
     clean(message.trim_end_matches('.')).into_owned()
 }
 
+/// When to come back, if the hub says so. Whether to is in its text.
 fn advice(details: Option<&EndDetails>) -> String {
-    let Some(details) = details else { return String::new() };
-    match (details.retry_after, details.reason.retry()) {
-        (Some(Duration::ZERO), _) => " Come back at once.".to_owned(),
-        (Some(after), _) => format!(" Come back in {}.", show_duration(after)),
-        (None, Retry::LogInAgain) => " Log in again.".to_owned(),
-        (None, Retry::Resume | Retry::Later) => " Come back later.".to_owned(),
-        (None, Retry::No | Retry::Application) => String::new(),
+    match details.and_then(|details| details.retry_after) {
+        Some(Duration::ZERO) => " Come back at once.".to_owned(),
+        Some(after) => format!(" Come back in {}.", show_duration(after)),
+        None => String::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::reason::Retry;
     use tonic::Status;
 
     #[test]

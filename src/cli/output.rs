@@ -128,6 +128,13 @@ impl Output {
         Ok(self.out.flush()?)
     }
 
+    /// After Ctrl-C on a terminal: what comes next begins on a line of its own.
+    pub(crate) fn interrupted(&mut self) {
+        if self.terminal {
+            let _ = self.err.write_all(b"\n");
+        }
+    }
+
     /// Something worth knowing beside the result, on stderr.
     pub(crate) fn notice(&mut self, text: &str) {
         let line = format!("{}\n", self.err_paint.yellow(&format!("-- {text}")));

@@ -171,6 +171,7 @@ async fn send_lines(
                 if interrupted {
                     break None;
                 }
+                output.interrupted();
                 (reading, interrupted) = (false, true);
             }
         }

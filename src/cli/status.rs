@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure, end_text, exit_of};
 use crate::cli::hub::{AdminArgs, Interrupt};
 use crate::cli::output::{Output, Paint};
 use crate::cli::records::{phase_name, pressure_name, reason_name, status_json};
 use crate::cli::text::{clean, count, duration_of, parse_duration, show_bytes, show_duration};
-use crate::client::Admin;
+use crate::client::{Admin, ClientError, StreamEnd};
 use crate::wire::v1;
 
 /// Show how the server is
@@ -64,8 +64,11 @@ async fn watch(admin: &Admin, interval: Duration, output: &mut Output) -> Result
     let mut before = None;
     loop {
         let status = tokio::select! {
-            status = statuses.next() => status?,
-            () = interrupt.next() => return Ok(Exit::Ok),
+            status = statuses.next() => status.map_err(watch_ended)?,
+            () = interrupt.next() => {
+                output.interrupted();
+                return Ok(Exit::Ok);
+            }
         };
         let Some(status) = status else { return Ok(Exit::Ok) };
         if output.json {
@@ -74,6 +77,23 @@ async fn watch(admin: &Admin, interval: Duration, output: &mut Output) -> Result
             output.line(&watch_line(&status, before.as_ref()))?;
         }
         before = Some(status);
+    }
+}
+
+fn watch_ended(error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused { status, .. } => {
+            let end = StreamEnd::from_status(*status);
+            let exit = exit_of(end.reason, end.status.code());
+            Failure::told(exit, format!("the watch ended: {}", end_text(&end)))
+        }
+        ClientError::Transport { .. } => {
+            Failure::told(Exit::TempFail, "the watch ended: the server is gone.")
+        }
+        error @ (ClientError::Endpoint(_)
+        | ClientError::Connect { .. }
+        | ClientError::StreamEnded
+        | ClientError::Contract(_)) => error.into(),
     }
 }
 
@@ -142,13 +162,13 @@ fn watch_line(status: &v1::ServerStatus, before: Option<&v1::ServerStatus>) -> S
         }
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), between);
         format!(
-            ", {} ev/s in, {} ev/s out",
+            ", {}/s in, {}/s out",
             rate(status.last_sequence, before.last_sequence),
             rate(status.events_delivered, before.events_delivered),
         )
     });
     format!(
-        "{} up {}: {}, {}, {}, #{}{rates}, {} resident, pressure {}",
+        "{} up {}: {}, {}, {}, #{}{rates}, {}, pressure {}",
         phase_name(status.phase).to_lowercase(),
         show_duration(duration_of(status.uptime)),
         count(status.connections, "connection"),
@@ -190,10 +210,10 @@ mod tests {
     #[test]
     fn watching_shows_rates_from_the_second_line_on() {
         let (first, second) = (status(10, 100, 200), status(12, 130, 260));
-        assert!(!watch_line(&first, None).contains("ev/s"));
+        assert!(!watch_line(&first, None).contains("/s"));
         let line = watch_line(&second, Some(&first));
-        assert!(line.contains("#130, 15.0 ev/s in, 30.0 ev/s out, 2 MiB resident"), "{line}");
-        assert!(!watch_line(&first, Some(&first)).contains("ev/s"));
+        assert!(line.contains("#130, 15.0/s in, 30.0/s out, 2 MiB, pressure"), "{line}");
+        assert!(!watch_line(&first, Some(&first)).contains("/s"));
     }
 
     #[test]

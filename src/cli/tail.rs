@@ -117,7 +117,10 @@ async fn follow(
     loop {
         let item = tokio::select! {
             item = stream.next() => item,
-            () = interrupt.next() => return Ok(Exit::Ok),
+            () = interrupt.next() => {
+                output.interrupted();
+                return Ok(Exit::Ok);
+            }
             () = until(deadline) => return Ok(Exit::Ok),
         };
         match item {
