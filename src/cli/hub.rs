@@ -74,11 +74,29 @@ impl HubArgs {
         let user = self.user();
         Principal::new(&user, &self.client_name)
             .map_err(|error| Failure::told(Exit::Usage, format!("--client-name: {error}.")))?;
-        let session = connect(&self.server).await?.login(&user, "", &self.client_name).await?;
+        let login = connect(&self.server).await?.login(&user, "", &self.client_name).await;
+        let session = login.map_err(|error| self.login_failure(error))?;
         if let Some(text) = session.previous_end().and_then(previous_end_text) {
             output.notice(&text);
         }
         Ok(session)
+    }
+
+    /// Something that breaks, stays silent or knows no gRPC at the very first call is probably no hub.
+    fn login_failure(&self, error: ClientError) -> Failure {
+        let why = match error {
+            ClientError::Transport { why } => why,
+            ClientError::Refused { status, details: None } if status.code() == Code::Unimplemented => {
+                status.message().to_owned()
+            }
+            error @ (ClientError::Endpoint(_)
+            | ClientError::Connect { .. }
+            | ClientError::Refused { .. }
+            | ClientError::StreamEnded
+            | ClientError::Contract(_)) => return error.into(),
+        };
+        let text = format!("cannot log in at {}: {}. Is that a Streamward hub?", self.server, clean(&why));
+        Failure::told(Exit::Unavailable, text)
     }
 }
 
