@@ -1,6 +1,6 @@
 //! `streamward tail`: follow topics, one event per line.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::time::Duration;
 
@@ -102,7 +102,9 @@ async fn open(session: &Session, args: &TailArgs) -> Result<MessageStream, Failu
         start: Some(start.clone()),
         overflow: overflow.into(),
     };
-    Ok(session.subscribe(args.topics.iter().map(subscription).collect()).await?)
+    // Naming a topic twice is no mistake worth refusing.
+    let topics: BTreeSet<&Topic> = args.topics.iter().collect();
+    Ok(session.subscribe(topics.into_iter().map(subscription).collect()).await?)
 }
 
 async fn follow(

@@ -1,1 +1,4 @@
 //! The process itself: the real binary, real sockets, real signals.
+
+#[cfg(test)]
+mod cli;
