@@ -57,7 +57,6 @@ pub async fn run<T: Transport>(
     let connection = tokio::select! {
         biased;
         () = core.service.aborted() => return,
-        error = drained(&drain) => return log::debug!("{peer}: {error}"),
         done = handshake => match done {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return log::debug!("{peer}: no HTTP/2 handshake: {error}"),
@@ -66,6 +65,7 @@ pub async fn run<T: Transport>(
                 return log::debug!("{peer}: no HTTP/2 handshake within limits.handshake_timeout");
             }
         },
+        error = drained(&drain) => return log::debug!("{peer}: {error}"),
     };
     drop(opening);
     let (id, scope) = core.hub().open_connection(peer, Instant::now());

@@ -79,11 +79,18 @@ impl Outbound {
 
     /// Ready when the stream is over: its status was sent, or the peer is gone.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.send.poll_reset(cx) {
-            Poll::Ready(Ok(_)) => return self.cancelled(),
-            Poll::Ready(Err(_)) => return self.gone(),
-            Poll::Pending => {}
+        match self.advance(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            // Last, because it registers the waker that reserving capacity above would wake at once.
+            Poll::Pending => match self.send.poll_reset(cx) {
+                Poll::Ready(Ok(_)) => self.cancelled(),
+                Poll::Ready(Err(_)) => self.lost(),
+                Poll::Pending => Poll::Pending,
+            },
         }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.poll_times(cx) {
                 return self.finish();
@@ -93,12 +100,12 @@ impl Outbound {
                     Room::Bytes(room) => {
                         let part = self.rest.split_to(room.min(self.rest.len()));
                         if !self.send(part) {
-                            return self.gone();
+                            return self.gone(cx);
                         }
                         continue;
                     }
                     Room::Wait => return self.wait(cx),
-                    Room::Gone => return self.gone(),
+                    Room::Gone => return self.gone(cx),
                 }
             }
             let most_max = DATA_FRAME_BYTES_MAX - PREFIX_BYTES;
@@ -108,11 +115,11 @@ impl Outbound {
                 {
                     Room::Bytes(room) => {
                         if !self.take_and_send(room, most) {
-                            return self.gone();
+                            return self.gone(cx);
                         }
                     }
                     Room::Wait => return self.wait(cx),
-                    Room::Gone => return self.gone(),
+                    Room::Gone => return self.gone(cx),
                 },
                 Want::Nothing if self.deliver_until.is_some() => return self.finish(),
                 Want::Nothing => {
@@ -269,8 +276,15 @@ impl Outbound {
         Poll::Ready(())
     }
 
-    /// h2 can send nothing more on this stream.
-    fn gone(&mut self) -> Poll<()> {
+    /// h2 can send nothing more on this stream: the peer reset it, or the connection is lost.
+    fn gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(_)) => self.cancelled(),
+            Poll::Ready(Err(_)) | Poll::Pending => self.lost(),
+        }
+    }
+
+    fn lost(&mut self) -> Poll<()> {
         let Handle { core, key, connection, .. } = &self.handle;
         core.hub().end_stream(*key, connection.cause().cloned().unwrap_or_else(lost));
         Poll::Ready(())
