@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::base::limits::{
-    CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory, NOTE_BYTES_MAX,
-    SEND_BUFFER_BYTES_MAX, TOPIC_BYTES_MAX, UNSENT_BYTES_MAX,
+    CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory, NOTE_BYTES_MAX, TOPIC_BYTES_MAX,
+    UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -87,7 +87,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("streams: decode buffer", streams, 0, event),
         line("streams: receipts and notices", streams, 0, wide(CONTROL_BYTES_MAX)),
         line("streams: frame in flight", streams, 0, event.max(wide(DATA_FRAME_BYTES_MAX))),
-        line("streams: send buffer", streams, 0, wide(SEND_BUFFER_BYTES_MAX)),
+        line("streams: send buffer", streams, 0, wide(limits.send_buffer_bytes_max())),
         line("subscriptions", cursors, 0, CURSOR_BYTES),
         line("sessions", u64::from(limits.sessions_max), SESSION_BYTES, SESSION_BYTES),
         line("topics", u64::from(limits.topics_max), topic, topic),

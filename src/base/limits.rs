@@ -31,8 +31,8 @@ pub const PAGE_SIZE_DEFAULT: usize = 100;
 pub const DATA_FRAME_BYTES_MAX: usize = MAX_FRAME_SIZE as usize;
 /// The same, as the setting is sent.
 pub const MAX_FRAME_SIZE: u32 = 16 * 1024;
-/// What one stream may have inside h2, and with it the largest capacity it reports.
-pub const SEND_BUFFER_BYTES_MAX: usize = 2 * DATA_FRAME_BYTES_MAX;
+/// What one stream may have inside h2 at least, and with it the largest capacity it reports.
+pub const SEND_BUFFER_BYTES_MIN: usize = 2 * DATA_FRAME_BYTES_MAX;
 /// HPACK table of each direction: HTTP/2's initial value (RFC 9113, 6.5.2).
 pub const HEADER_TABLE_BYTES: u32 = 4096;
 /// Largest header list accepted from a peer.
@@ -51,7 +51,7 @@ pub const UNSENT_BYTES_MAX: usize = 64 * 1024;
 pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).
 pub const GOAWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long with too little window for a whole message, it is sent in parts.
+/// After this long with less window than was ever granted and a message larger than that, it is sent in parts.
 pub const PARTIAL_SEND_AFTER: Duration = Duration::from_secs(1);
 /// A cancel this near to the call's deadline is the client's own timer: both run from the same `grpc-timeout`.
 pub const DEADLINE_CANCEL_SLACK: Duration = Duration::from_millis(100);
@@ -211,7 +211,15 @@ impl Limits {
     pub const fn event_bytes_max(&self) -> usize {
         self.message_bytes_max + EVENT_OVERHEAD_BYTES_MAX
     }
+
+    /// What one stream may have inside h2: a message of the largest size leaves whole, because a status can follow
+    /// only a whole one.
+    #[must_use]
+    pub const fn send_buffer_bytes_max(&self) -> usize {
+        let message = self.event_bytes_max() + 5;
+        if message > SEND_BUFFER_BYTES_MIN { message } else { SEND_BUFFER_BYTES_MIN }
+    }
 }
 
-const _: () = assert!(SEND_BUFFER_BYTES_MAX >= DATA_FRAME_BYTES_MAX, "capacity must reach one full frame");
+const _: () = assert!(SEND_BUFFER_BYTES_MIN >= DATA_FRAME_BYTES_MAX, "capacity must reach one full frame");
 const _: () = assert!(CONTROL_BYTES_MAX <= DATA_FRAME_BYTES_MAX);

@@ -25,9 +25,15 @@ pub(super) fn session(
     let token = parse_bearer(value.as_bytes()).ok_or_else(|| {
         unauthenticated("metadata `authorization` must be `Bearer <token>` with the token of Login")
     })?;
-    core.hub()
-        .authenticate(&token, peer.connection, Instant::now())
-        .ok_or_else(|| unauthenticated("this token is of no live session: log in again"))
+    let known = core.hub().authenticate(&token, peer.connection, Instant::now());
+    known.ok_or_else(|| match core.refusing() {
+        // The drain ended the session; logging in again would be refused as well.
+        Some(cause) => {
+            let retry_after = Some(core.shutdown_times().retry_after);
+            Box::new(status::ended(&cause, &status::EndFacts { retry_after, ..Default::default() }))
+        }
+        None => unauthenticated("this token is of no live session: log in again"),
+    })
 }
 
 fn parse_bearer(value: &[u8]) -> Option<Token> {

@@ -39,6 +39,11 @@ pub(super) async fn run(
         Ok(timeout) => timeout.map(|timeout| Instant::now() + timeout),
         Err(refusal) => return refuse_head(&mut respond, refusal),
     };
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        // The client has given up by now: nothing is carried out.
+        let cause = Cause::server(EndReason::DeadlineExceeded);
+        return refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
+    }
     match request.uri().path() {
         "/streamward.v1.MessageService/Connect" => {
             stream::serve(core, peer, Rpc::Connect, deadline, request, respond).await;

@@ -91,7 +91,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_local_error_reset_streams(Some(limits::LOCAL_ERROR_RESETS_MAX))
         .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
         .reset_stream_duration(limits::RESET_MEMORY)
-        .max_send_buffer_size(limits::SEND_BUFFER_BYTES_MAX)
+        .max_send_buffer_size(limits.send_buffer_bytes_max())
         .data_frame_budget(limits.connection_window_bytes as usize / 2);
     builder
 }

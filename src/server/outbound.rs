@@ -33,7 +33,9 @@ pub(super) struct Outbound {
     rest: Bytes,
     /// Capacity asked of h2 and not used yet.
     reserved: usize,
-    /// The peer's window is too small for whole messages.
+    /// The most window ever granted; larger messages can leave only in parts.
+    granted_max: usize,
+    /// Whether a larger one has been waited for in vain.
     in_parts: bool,
     /// When [`Self::in_parts`] is decided.
     in_parts_at: Option<Instant>,
@@ -65,6 +67,7 @@ impl Outbound {
             send,
             rest: Bytes::new(),
             reserved: 0,
+            granted_max: 0,
             in_parts: false,
             in_parts_at: None,
             near_at,
@@ -96,7 +99,8 @@ impl Outbound {
                 return self.finish();
             }
             if !self.rest.is_empty() {
-                match self.room(1, self.rest.len(), cx) {
+                let most = self.rest.len().min(DATA_FRAME_BYTES_MAX);
+                match self.room(1, most, cx) {
                     Room::Bytes(room) => {
                         let part = self.rest.split_to(room.min(self.rest.len()));
                         if !self.send(part) {
@@ -137,25 +141,32 @@ impl Outbound {
         Poll::Pending
     }
 
-    /// Asks h2 for up to `most` bytes and says whether at least `least` may be sent now. A whole message is waited
-    /// for, because a status can only follow a whole one; unless the peer's window is always smaller.
+    /// Asks h2 for up to `most` bytes and says whether at least `least`, a whole message, may be sent now.
+    ///
+    /// A status can follow only a whole message, and a client that stalls leaves some odd rest of its window. So a
+    /// message that fits what was ever granted waits until it fits; only a larger one goes in parts.
     fn room(&mut self, least: usize, most: usize, cx: &mut Context<'_>) -> Room {
-        let least = least.min(DATA_FRAME_BYTES_MAX);
-        let most = most.min(DATA_FRAME_BYTES_MAX);
+        let most = most.max(least);
+        if self.granted_max == 0 {
+            // Once, to see how large the window is; what is not used is given back.
+            self.reserve(self.handle.core.limits().send_buffer_bytes_max());
+            self.granted_max = self.send.capacity();
+        }
         if self.reserved < most {
-            self.send.reserve_capacity(most);
-            self.reserved = most;
+            self.reserve(most);
         }
         loop {
             let capacity = self.send.capacity();
-            if capacity >= least || (self.in_parts && capacity > 0) {
+            self.granted_max = self.granted_max.max(capacity);
+            let fits_never = least > self.granted_max;
+            if capacity >= least || (fits_never && self.in_parts && capacity > 0) {
                 self.in_parts_at = None;
                 return Room::Bytes(capacity);
             }
             match self.send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => return Room::Gone,
-                Poll::Pending if capacity > 0 => {
+                Poll::Pending if fits_never && capacity > 0 => {
                     let at = *self.in_parts_at.get_or_insert_with(|| Instant::now() + PARTIAL_SEND_AFTER);
                     // Arms the timer, and goes on at once when it is over already.
                     if !self.poll_timer(at, cx) {
@@ -166,6 +177,11 @@ impl Outbound {
                 Poll::Pending => return Room::Wait,
             }
         }
+    }
+
+    fn reserve(&mut self, bytes: usize) {
+        self.send.reserve_capacity(bytes);
+        self.reserved = bytes;
     }
 
     fn take_and_send(&mut self, room: usize, most: usize) -> bool {
@@ -250,7 +266,7 @@ impl Outbound {
         let Handle { core, key, session, scope, .. } = &self.handle;
         let Some(cause) = scope.cause().cloned() else { return Poll::Ready(()) };
         if !self.rest.is_empty() {
-            self.send.send_reset(Reason::CANCEL);
+            self.send.send_reset(reset_code(cause.reason));
             return Poll::Ready(());
         }
         let last_sequence = core.hub().delivered(*key).map(|delivered| delivered.last_sequence);
@@ -288,6 +304,26 @@ impl Outbound {
         let Handle { core, key, connection, .. } = &self.handle;
         core.hub().end_stream(*key, connection.cause().cloned().unwrap_or_else(lost));
         Poll::Ready(())
+    }
+}
+
+/// The reset that clients read as the code nearest to the reason's (gRPC over HTTP/2, errors).
+fn reset_code(reason: EndReason) -> Reason {
+    match reason {
+        EndReason::SlowConsumer | EndReason::QuotaExceeded => Reason::ENHANCE_YOUR_CALM,
+        EndReason::MemoryPressure | EndReason::ServerDraining | EndReason::ConnectionLost => {
+            Reason::REFUSED_STREAM
+        }
+        EndReason::Internal => Reason::INTERNAL_ERROR,
+        EndReason::Completed
+        | EndReason::ClientCancelled
+        | EndReason::DeadlineExceeded
+        | EndReason::SessionLoggedOut
+        | EndReason::SessionExpired
+        | EndReason::SessionTakenOver
+        | EndReason::IdleTimeout
+        | EndReason::AdminCancelled
+        | EndReason::InvalidRequest => Reason::CANCEL,
     }
 }
 
