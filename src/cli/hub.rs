@@ -138,6 +138,7 @@ pub(crate) async fn logout(
         // It was over already, or the connection is: the stream's end has told.
         Ok(Err(ClientError::Refused { status, .. })) if status.code() == Code::Unauthenticated => {}
         Ok(Err(ClientError::Transport { .. })) => {}
+        Ok(Err(error)) if error.reason() == Some(EndReason::ServerDraining) => {}
         Ok(Err(error)) => {
             let text = error.to_string();
             output.notice(&format!("not logged out, the session will expire: {}", clean(&text)));
