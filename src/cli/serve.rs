@@ -76,7 +76,6 @@ pub(crate) fn serve(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failu
     match daemon::run(config, &notifier, &|| args.source.load()) {
         Ok(Stopped::Drained) => Ok(Exit::Ok),
         // Each was logged by name.
-        Ok(Stopped::Cut(streams)) if streams.is_empty() => Ok(Exit::Ok),
         Ok(Stopped::Cut(_)) => Ok(Exit::TempFail),
         Err(error) => Err(Failure::told(exit_of(&error), error.to_string())),
     }

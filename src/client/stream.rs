@@ -86,6 +86,9 @@ impl StreamEnd {
             None if is_made_here(&status) => Some(EndReason::ConnectionLost),
             None => None,
         };
+        // tonic calls a broken connection UNKNOWN; to a program that branches on the code it is UNAVAILABLE.
+        let is_lost = details.is_none() && reason == Some(EndReason::ConnectionLost);
+        let status = if is_lost { Status::unavailable(status.message()) } else { status };
         Self { reason, status: Box::new(status), details }
     }
 }
@@ -335,6 +338,7 @@ mod tests {
         assert_eq!(StreamEnd::from_status(Status::unimplemented("x")).reason, None);
         let mut broken = Status::unknown("x");
         broken.set_source(Arc::new(std::io::Error::other("x")));
-        assert_eq!(StreamEnd::from_status(broken).reason, Some(EndReason::ConnectionLost));
+        let lost = StreamEnd::from_status(broken);
+        assert_eq!((lost.reason, lost.status.code()), (Some(EndReason::ConnectionLost), Code::Unavailable));
     }
 }

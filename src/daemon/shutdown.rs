@@ -30,9 +30,21 @@ pub async fn run(core: &Core, notifier: &Notifier, cause: &Cause, signals: &mut 
             log::warn!("{second} again: cutting what is left");
             let owed = owed(core);
             abort(core, notifier, cause).await;
-            Stopped::Cut(owed)
+            told(owed)
         }
     }
+}
+
+/// Says how it went; what was cut is named.
+fn told(owed: Vec<String>) -> Stopped {
+    if owed.is_empty() {
+        log::info!("drained: everything accepted was delivered");
+        return Stopped::Drained;
+    }
+    for stream in &owed {
+        log::error!("cut before it had everything: {stream}");
+    }
+    Stopped::Cut(owed)
 }
 
 /// The three phases. Also what tests without signals call.
@@ -40,14 +52,7 @@ pub async fn phases(core: &Core, notifier: &Notifier, cause: &Cause) -> Stopped 
     refuse(core, notifier, cause).await;
     let owed = drain(core, notifier, cause).await;
     abort(core, notifier, cause).await;
-    if owed.is_empty() {
-        log::info!("drained: everything accepted was delivered");
-        return Stopped::Drained;
-    }
-    for stream in &owed {
-        log::error!("not drained in time: {stream}");
-    }
-    Stopped::Cut(owed)
+    told(owed)
 }
 
 /// The cause of a stop that someone asked for, such as `SIGTERM`.

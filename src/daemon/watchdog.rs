@@ -14,7 +14,7 @@ pub async fn run(core: &Core, notifier: &Notifier) -> Infallible {
         let status = {
             let hub = core.hub();
             let (sessions, streams) = (hub.sessions().count(), hub.streams().count());
-            format!("{}: {sessions} sessions, {streams} streams", core.phase.get().name())
+            format!("{}, sessions: {sessions}, streams: {streams}", core.phase.get().name())
         };
         notifier.watchdog();
         notifier.status(&status);

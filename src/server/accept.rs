@@ -210,7 +210,7 @@ impl Warnings {
         let throttle = if exhausted { &mut self.exhausted } else { &mut self.other };
         if let Some(count) = throttle.count(Instant::now()) {
             let advice = if exhausted { "; raise LimitNOFILE or lower limits.connections_max" } else { "" };
-            log::warn!("cannot accept connections: {error} ({count} times){advice}");
+            log::warn!("cannot accept connections: {error} ({count} such since the last warning){advice}");
         }
         Some(ACCEPT_BACKOFF)
     }
@@ -218,7 +218,8 @@ impl Warnings {
     fn address_full(&mut self, peer: SocketAddr, connections_max: u32) {
         if let Some(count) = self.address_full.count(Instant::now()) {
             log::warn!(
-                "refused {count} connections, the last from {peer}: limits.connections_per_ip_max = {connections_max}"
+                "refused a connection from {peer} ({count} such since the last warning): the address has \
+                 limits.connections_per_ip_max = {connections_max} already; raise it if they are welcome"
             );
         }
     }
