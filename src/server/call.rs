@@ -18,7 +18,6 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::base::limits::{UNARY_BYTES_MAX, UNARY_TIMEOUT};
 use crate::base::reason::{Cause, EndReason};
-use crate::hub::registry::Rpc;
 use crate::server::admin::AdminApi;
 use crate::server::health::HealthApi;
 use crate::server::session::SessionApi;
@@ -28,34 +27,39 @@ use crate::wire::v1::admin_service_server::AdminServiceServer;
 use crate::wire::v1::session_service_server::SessionServiceServer;
 use crate::wire::{DESCRIPTORS, status};
 
+/// A call under way. Boxed one by one: a stream is not to carry the size of a login.
+pub(super) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Serves one call to its end.
-pub(super) async fn run(
-    core: Arc<Core>,
-    peer: Peer,
+pub(super) fn run(
+    core: &Arc<Core>,
+    peer: &Peer,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Call {
     let deadline = match check_head(&request) {
         Ok(timeout) => timeout.map(|timeout| Instant::now() + timeout),
-        Err(refusal) => return refuse_head(&mut respond, refusal),
+        Err(refusal) => {
+            refuse_head(&mut respond, refusal);
+            return Box::pin(std::future::ready(()));
+        }
     };
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         // The client has given up by now: nothing is carried out.
         let cause = Cause::server(EndReason::DeadlineExceeded);
-        return refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
+        refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
+        return Box::pin(std::future::ready(()));
     }
+    let core = Arc::clone(core);
     match request.uri().path() {
-        "/streamward.v1.MessageService/Connect" => {
-            stream::serve(core, peer, Rpc::Connect, deadline, request, respond).await;
-        }
+        "/streamward.v1.MessageService/Connect" => stream::connect(core, peer, deadline, request, respond),
         "/streamward.v1.MessageService/Subscribe" => {
-            stream::serve(core, peer, Rpc::Subscribe, deadline, request, respond).await;
+            stream::follow(core, peer.clone(), deadline, request, respond)
         }
-        // Boxed: these are rare or short, and their size would be every stream's.
         "/streamward.v1.MessageService/Publish" => {
-            Box::pin(publish::serve(&core, &peer, deadline, request, respond)).await;
+            Box::pin(publish::serve(core, peer.clone(), deadline, request, respond))
         }
-        _ => Box::pin(generated(&core, &peer, deadline, request, respond)).await,
+        _ => Box::pin(generated(core, peer.clone(), deadline, request, respond)),
     }
 }
 
@@ -134,8 +138,8 @@ pub(super) fn ignore_gone(result: Result<(), h2::Error>) {
 
 /// Serves a call through the generated services.
 async fn generated(
-    core: &Arc<Core>,
-    peer: &Peer,
+    core: Arc<Core>,
+    peer: Peer,
     deadline: Option<Instant>,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -144,7 +148,7 @@ async fn generated(
     let until = deadline.map_or(latest, |deadline| deadline.min(latest));
     let answer = tokio::select! {
         biased;
-        answer = dispatch(core, peer, request) => answer,
+        answer = dispatch(&core, &peer, request) => answer,
         () = tokio::time::sleep_until(until) => {
             let cause = Cause::server(EndReason::DeadlineExceeded);
             return refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));

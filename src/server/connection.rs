@@ -3,10 +3,11 @@
 //! Calls live in the connection's own task, so a publish costs one wake-up per connection, not two, and everything
 //! that is ready leaves in one write.
 
+use std::future::Future as _;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -21,8 +22,10 @@ use crate::base::limits;
 use crate::base::limits::Limits;
 use crate::base::reason::{Cause, EndReason};
 use crate::server::accept::{Permit, lost};
+use crate::server::call::Call;
 use crate::server::conn::{Conn, Drain, Meter, Transport};
 use crate::server::timers::{Due, Facts, Timers};
+use crate::server::turn::{Part, Turns};
 use crate::server::{Core, Peer, call};
 
 /// Serves a transport in a task of its own, below the service scope. `permit` is held until the connection is gone,
@@ -51,30 +54,44 @@ pub async fn run<T: Transport>(
     admin_uid: Option<u32>,
     opening: Option<OwnedSemaphorePermit>,
 ) {
+    let mut driver = {
+        // Boxed: over long before the connection is, and its size would be every connection's.
+        let Some(opened) = Box::pin(handshake(core, io, peer)).await else { return };
+        drop(opening);
+        let (id, scope) = core.hub().open_connection(peer, Instant::now());
+        log::debug!("{id} from {peer} opened");
+        Driver::new(core, opened, Peer { connection: id, scope, admin_uid })
+    };
+    let guard = Guard { core, id: driver.peer.connection };
+    let why = driver.run().await;
+    log::debug!("{} closed: {why:?}", guard.id);
+}
+
+/// A transport that speaks HTTP/2.
+struct Opened<T: Transport> {
+    connection: Connection<Conn<T>, Bytes>,
+    drain: Drain<T>,
+    meter: Arc<Meter>,
+}
+
+async fn handshake<T: Transport>(core: &Core, io: T, peer: &str) -> Option<Opened<T>> {
     let limits = core.limits();
     let (conn, drain, meter) = Conn::new(io);
     let handshake = tokio::time::timeout(limits.handshake_timeout, builder(&limits).handshake(conn));
-    let connection = tokio::select! {
+    tokio::select! {
         biased;
-        () = core.service.aborted() => return,
+        () = core.service.aborted() => {}
         done = handshake => match done {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return log::debug!("{peer}: no HTTP/2 handshake: {error}"),
+            Ok(Ok(connection)) => return Some(Opened { connection, drain, meter }),
+            Ok(Err(error)) => log::debug!("{peer}: no HTTP/2 handshake: {error}"),
             Err(_) => {
                 meter.cut();
-                return log::debug!("{peer}: no HTTP/2 handshake within limits.handshake_timeout");
+                log::debug!("{peer}: no HTTP/2 handshake within limits.handshake_timeout");
             }
         },
-        error = drained(&drain) => return log::debug!("{peer}: {error}"),
-    };
-    drop(opening);
-    let (id, scope) = core.hub().open_connection(peer, Instant::now());
-    let guard = Guard { core, id };
-    log::debug!("{id} from {peer} opened");
-    let peer = Peer { connection: id, scope, admin_uid };
-    let why = Driver::new(core, connection, drain, meter, peer).run().await;
-    drop(guard);
-    log::debug!("{id} closed: {why:?}");
+        error = drained(&drain) => log::debug!("{peer}: {error}"),
+    }
+    None
 }
 
 /// Every knob set explicitly: some of h2's and hyper's defaults are "no bound" (TRAPS: RUSTSEC-2024-0003).
@@ -130,14 +147,9 @@ enum Turn {
 }
 
 impl<'a, T: Transport> Driver<'a, T> {
-    fn new(
-        core: &'a Arc<Core>,
-        mut connection: Connection<Conn<T>, Bytes>,
-        drain: Drain<T>,
-        meter: Arc<Meter>,
-        peer: Peer,
-    ) -> Self {
+    fn new(core: &'a Arc<Core>, opened: Opened<T>, peer: Peer) -> Self {
         let now = Instant::now();
+        let Opened { mut connection, drain, meter } = opened;
         Self {
             core,
             ping_pong: connection.ping_pong(),
@@ -152,31 +164,48 @@ impl<'a, T: Transport> Driver<'a, T> {
     }
 
     /// Runs until the connection is gone; says why. Whatever is still under way is dropped with it, in this turn.
-    async fn run(mut self) -> String {
+    async fn run(&mut self) -> String {
         let scope = self.peer.scope.clone();
         let (mut ending, mut aborted) = (pin!(scope.ending()), pin!(scope.aborted()));
         let mut calls = FuturesUnordered::new();
+        let turns = Turns::new();
         let mut is_ending = false;
         loop {
-            let turn = tokio::select! {
-                biased;
-                () = &mut aborted => Turn::Aborted,
-                Some(()) = calls.next(), if !calls.is_empty() => Turn::CallEnded,
-                accepted = self.connection.accept() => match accepted {
-                    Some(Ok((request, respond))) => {
-                        self.timers.call_began();
-                        let call = call::run(Arc::clone(self.core), self.peer.clone(), request, respond);
-                        calls.push(guarded(call, self.peer.connection));
-                        continue;
+            turns.mark_all();
+            let turn = std::future::poll_fn(|cx| {
+                let turn = turns.poll(cx, |part, cx| match part {
+                    Part::Rest if aborted.as_mut().poll(cx).is_ready() => Poll::Ready(Turn::Aborted),
+                    Part::Rest if !is_ending && ending.as_mut().poll(cx).is_ready() => {
+                        Poll::Ready(Turn::Ending)
                     }
-                    Some(Err(error)) => Turn::Closed(Err(error.to_string())),
-                    None => Turn::Closed(Ok(())),
-                },
-                () = &mut ending, if !is_ending => Turn::Ending,
-                () = &mut self.timer => Turn::Timer,
-                // Last: by now everything that was ready has been written.
-                error = drained(&self.drain) => Turn::Closed(Err(error.to_string())),
-            };
+                    Part::Rest => self.timer.as_mut().poll(cx).map(|()| Turn::Timer),
+                    Part::Calls => match calls.poll_next_unpin(cx) {
+                        Poll::Ready(Some(())) => Poll::Ready(Turn::CallEnded),
+                        Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                    },
+                    Part::Http2 => loop {
+                        match ready!(self.connection.poll_accept(cx)) {
+                            Some(Ok((request, respond))) => {
+                                self.timers.call_began();
+                                let call = call::run(self.core, &self.peer, request, respond);
+                                calls.push(guarded(call, self.peer.connection));
+                                turns.mark(Part::Calls);
+                            }
+                            Some(Err(error)) => return Poll::Ready(Turn::Closed(Err(error.to_string()))),
+                            None => return Poll::Ready(Turn::Closed(Ok(()))),
+                        }
+                    },
+                });
+                if turn.is_ready() {
+                    return turn;
+                }
+                // Last: by now everything that was ready has been written. In h2's name, which may wait for room.
+                match self.drain.poll(&mut Context::from_waker(turns.waker(Part::Http2))) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Turn::Closed(Err(error.to_string()))),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                }
+            })
+            .await;
             match turn {
                 Turn::CallEnded => self.timers.call_ended(Instant::now()),
                 Turn::Ending => {
@@ -265,7 +294,7 @@ async fn drained<T: Transport>(drain: &Drain<T>) -> std::io::Error {
 }
 
 /// A panic in one call ends that call, not its neighbours on the connection.
-async fn guarded(call: impl Future<Output = ()>, id: ConnectionId) {
+async fn guarded(call: Call, id: ConnectionId) {
     if AssertUnwindSafe(call).catch_unwind().await.is_err() {
         log::error!("{id}: a call panicked; this is a bug");
     }

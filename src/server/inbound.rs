@@ -49,7 +49,7 @@ impl Inbound {
     }
 
     /// Reads to the end. While receipts wait to leave, nothing more is read: the client's window closes.
-    pub(super) async fn run(mut self) -> InboundEnd {
+    pub(super) async fn run(&mut self) -> InboundEnd {
         loop {
             loop {
                 let message = match self.deframer.next_message() {

@@ -20,6 +20,7 @@ mod pump;
 mod session;
 mod stream;
 mod timers;
+mod turn;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

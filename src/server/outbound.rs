@@ -5,7 +5,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, SendStream};
@@ -82,9 +82,15 @@ impl Outbound {
 
     /// Ready when the stream is over: its status was sent, or the peer is gone.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // With nobody's waker first: reserving capacity wakes whoever is registered, and that would be us since the
+        // last poll.
+        match self.send.poll_reset(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(_)) => return self.cancelled(),
+            Poll::Ready(Err(_)) => return self.lost(),
+            Poll::Pending => {}
+        }
         match self.advance(cx) {
             Poll::Ready(()) => Poll::Ready(()),
-            // Last, because it registers the waker that reserving capacity above would wake at once.
             Poll::Pending => match self.send.poll_reset(cx) {
                 Poll::Ready(Ok(_)) => self.cancelled(),
                 Poll::Ready(Err(_)) => self.lost(),

@@ -96,8 +96,8 @@ pub(super) fn frame_status(error: FrameError, message_bytes_max: usize) -> Statu
 
 /// Serves `MessageService.Publish`.
 pub(super) async fn serve(
-    core: &Arc<Core>,
-    peer: &Peer,
+    core: Arc<Core>,
+    peer: Peer,
     deadline: Option<Instant>,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -106,7 +106,7 @@ pub(super) async fn serve(
     let until = deadline.map_or(latest, |deadline| deadline.min(latest));
     let answer = tokio::select! {
         biased;
-        answer = answer(core, peer, request) => answer,
+        answer = answer(&core, &peer, request) => answer,
         () = tokio::time::sleep_until(until) => {
             let cause = Cause::server(EndReason::DeadlineExceeded);
             Err(Box::new(ended(&cause, &EndFacts::default())))

@@ -20,7 +20,7 @@ use crate::hub::registry::Rpc;
 use crate::hub::{Refusal, Subscribed};
 use crate::runtime::scope::Scope;
 use crate::server::accept::lost;
-use crate::server::call::{begin, refuse};
+use crate::server::call::{Call, begin, refuse};
 use crate::server::inbound::{Inbound, InboundEnd};
 use crate::server::outbound::Outbound;
 use crate::server::publish::read_one;
@@ -68,51 +68,84 @@ impl Drop for Guard {
     }
 }
 
-/// Serves `Connect` or `Subscribe`.
-pub(super) async fn serve(
+/// Serves `Connect`.
+pub(super) fn connect(
     core: Arc<Core>,
-    peer: Peer,
-    rpc: Rpc,
+    peer: &Peer,
     deadline: Option<Instant>,
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Call {
     let (head, body) = request.into_parts();
-    let owner = match admit(&core, &peer, &head.headers) {
-        Ok(owner) => owner,
-        Err(status) => return refuse(&mut respond, &status),
-    };
-    match rpc {
-        Rpc::Connect => {
-            let guard = match open(core, &peer, owner, rpc, deadline) {
-                Ok(guard) => guard,
-                Err(status) => return refuse(&mut respond, &status),
-            };
-            let Ok(send) = begin(&mut respond) else { return };
-            both_halves(Outbound::new(guard.0.clone(), send), Inbound::new(guard.0.clone(), body)).await;
-            drop(guard);
+    let opened =
+        admit(&core, peer, &head.headers).and_then(|owner| open(core, peer, owner, Rpc::Connect, deadline));
+    let guard = match opened {
+        Ok(guard) => guard,
+        Err(status) => {
+            refuse(&mut respond, &status);
+            return Box::pin(std::future::ready(()));
         }
-        Rpc::Subscribe => {
-            // Boxed: over long before the stream is, and its size would be the stream's.
+    };
+    let Ok(send) = begin(&mut respond) else { return Box::pin(std::future::ready(())) };
+    let mut outbound = Outbound::new(guard.0.clone(), send);
+    let mut inbound = Inbound::new(guard.0.clone(), body);
+    Box::pin(async move {
+        both_halves(&mut outbound, &mut inbound).await;
+        drop(guard);
+    })
+}
+
+/// Serves `Subscribe`.
+pub(super) fn follow(
+    core: Arc<Core>,
+    peer: Peer,
+    deadline: Option<Instant>,
+    request: Request<h2::RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> Call {
+    // In a box of its own: over long before the stream is.
+    let begun = Box::pin(begin_follow(core, peer, deadline, request, respond));
+    Box::pin(async move {
+        let Some((guard, mut outbound)) = begun.await else { return };
+        std::future::poll_fn(|cx| outbound.poll(cx)).await;
+        drop(guard);
+    })
+}
+
+async fn begin_follow(
+    core: Arc<Core>,
+    peer: Peer,
+    deadline: Option<Instant>,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<(Guard, Outbound)> {
+    let (head, body) = request.into_parts();
+    let opened = match admit(&core, &peer, &head.headers) {
+        Ok(owner) => {
             let wanted = tokio::select! {
                 biased;
-                wanted = Box::pin(read_subscriptions(&core, &owner.1, body, deadline)) => wanted,
-                _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
+                wanted = read_subscriptions(&core, &owner.1, body, deadline) => wanted,
+                _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return None,
             };
-            let guard = match wanted.and_then(|wanted| open_with(core, &peer, owner, deadline, &wanted)) {
-                Ok(guard) => guard,
-                Err(status) => return refuse(&mut respond, &status),
-            };
-            let Ok(send) = begin(&mut respond) else { return };
-            let mut outbound = Outbound::new(guard.0.clone(), send);
-            std::future::poll_fn(|cx| outbound.poll(cx)).await;
-            drop(guard);
+            wanted.and_then(|wanted| open_with(core, &peer, owner, deadline, &wanted))
+        }
+        Err(status) => Err(status),
+    };
+    match opened {
+        Ok(guard) => {
+            let send = begin(&mut respond).ok()?;
+            let outbound = Outbound::new(guard.0.clone(), send);
+            Some((guard, outbound))
+        }
+        Err(status) => {
+            refuse(&mut respond, &status);
+            None
         }
     }
 }
 
 /// Drives a bidirectional stream until its outbound half is over.
-async fn both_halves(mut outbound: Outbound, inbound: Inbound) {
+async fn both_halves(outbound: &mut Outbound, inbound: &mut Inbound) {
     let handle = outbound.handle().clone();
     let mut inbound = pin!(inbound.run());
     let mut reading = true;
