@@ -1,5 +1,6 @@
 //! `serve` and `check-config`.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -102,6 +103,7 @@ fn misconfigured(errors: ConfigErrors) -> Failure {
 
 fn exit_of(error: &StartError) -> Exit {
     match error {
+        StartError::Listen { source, .. } if source.kind() == ErrorKind::PermissionDenied => Exit::NoPerm,
         StartError::Listen { .. } | StartError::AdminSocket { in_use: true, .. } => Exit::Unavailable,
         StartError::AdminSocket { in_use: false, .. } => Exit::CannotCreate,
         StartError::System { .. } => Exit::OsError,

@@ -1,6 +1,7 @@
 //! The process: what runs beside the connections, and how it all starts and stops. [`run`] is a start list; stopping
 //! is its reverse.
 
+pub mod descriptors;
 pub mod listen;
 pub mod reaper;
 pub mod shutdown;
@@ -25,7 +26,7 @@ use crate::server::accept;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The network address cannot be listened on.
-    #[error("cannot listen on {listen}: {source}; is another server running there? Choose with --listen")]
+    #[error("cannot listen on {listen}: {}", listen_advice(source))]
     Listen {
         /// The address.
         listen: String,
@@ -50,6 +51,19 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+fn listen_advice(error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "another server listens there; choose with --listen".to_owned()
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "this machine has no such address; choose with --listen".to_owned()
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "not allowed; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_owned()
+    } else {
+        error.to_string()
+    }
 }
 
 /// How the server stopped.
@@ -94,6 +108,7 @@ async fn serve(
         source: io::Error::other(error.to_string()),
     })?;
     let epoch = Epoch::from_random(epoch);
+    descriptors::make_room(&config.limits);
     let (tcp, address) = listen::tcp(config.server.listen)?;
     let (unix, socket_file) = listen::unix(&config.server.admin_socket)?;
     let core = Core::new(epoch, config.limits.clone(), config.shutdown.clone());

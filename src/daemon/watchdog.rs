@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use crate::daemon::systemd::Notifier;
+use crate::runtime::phase::Phase;
 use crate::server::Core;
 
 /// Pings at half of the watchdog's period; never ends. Without a watchdog it only waits.
@@ -17,6 +18,9 @@ pub async fn run(core: &Core, notifier: &Notifier) -> Infallible {
             format!("{}, sessions: {sessions}, streams: {streams}", core.phase.get().name())
         };
         notifier.watchdog();
-        notifier.status(&status);
+        // From then on the shutdown tells how far it is.
+        if core.phase.get() == Phase::Running {
+            notifier.status(&status);
+        }
     }
 }

@@ -318,32 +318,51 @@ impl Hub {
         Some(cause)
     }
 
-    /// Ends, or with `dry_run` only counts, one stream. `None` when it is not there.
-    pub fn cancel_stream(&mut self, number: u64, cause: Cause, dry_run: bool) -> Option<Cancelled> {
-        let key = self.streams.iter().find(|(_, stream)| stream.key.number == number)?.1.key;
-        let live = u32::from(!self.stream(key)?.scope.is_ending());
+    /// Ends, or with `dry_run` only counts, one stream. One that is ending already delivers no more; its first cause
+    /// stays. `None` when it is not there.
+    pub fn cancel_stream(&mut self, number: u64, cause: &Cause, dry_run: bool) -> Option<Cancelled> {
+        let stream = self.streams.iter().find(|(_, stream)| stream.key.number == number)?.1;
+        let (key, untouched) = (stream.key, u32::from(!stream.scope.is_ending()));
         if !dry_run {
-            self.end_stream(key, cause);
+            self.cut_stream(key, cause);
         }
-        let others_untouched = self.count_untouched() - if dry_run { live } else { 0 };
-        Some(Cancelled { streams: live, sessions: 0, others_untouched })
+        let others_untouched = self.count_untouched() - if dry_run { untouched } else { 0 };
+        Some(Cancelled { streams: 1, sessions: 0, others_untouched })
     }
 
-    /// Ends, or with `dry_run` only counts, one session and its streams. `None` when it is not there.
+    fn cut_stream(&mut self, key: StreamKey, cause: &Cause) {
+        if let Some(stream) = self.stream_mut(key) {
+            stream.scope.abort(cause.clone());
+            stream.wake_pump();
+        }
+    }
+
+    /// Ends, or with `dry_run` only counts, one session and its streams; of a session that is ending already, the
+    /// streams that are left. `None` when there is neither.
     pub fn cancel_session(
         &mut self,
         key: SessionKey,
-        cause: Cause,
+        cause: &Cause,
         dry_run: bool,
         now: Instant,
-    ) -> Option<(Cancelled, Option<LoggedOut>)> {
-        let session = self.session(key)?;
-        let live = session.streams.iter().filter_map(|stream| self.stream(*stream));
-        let streams = live.filter(|stream| !stream.scope.is_ending()).count();
-        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-        let ended = if dry_run { None } else { self.end_session(key, cause, now) };
-        let others_untouched = self.count_untouched() - if dry_run { streams } else { 0 };
-        Some((Cancelled { streams, sessions: 1, others_untouched }, ended))
+    ) -> Option<Cancelled> {
+        let own = self.streams().filter(|stream| stream.session == key);
+        let streams: Vec<(StreamKey, bool)> =
+            own.map(|stream| (stream.key, !stream.scope.is_ending())).collect();
+        let sessions = u32::from(self.session(key).is_some());
+        if sessions == 0 && streams.is_empty() {
+            return None;
+        }
+        if !dry_run {
+            self.end_session(key, cause.clone(), now);
+            for (stream, _) in &streams {
+                self.cut_stream(*stream, cause);
+            }
+        }
+        let untouched = streams.iter().filter(|(_, untouched)| *untouched && dry_run).count();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let others_untouched = self.count_untouched() - count(untouched);
+        Some(Cancelled { streams: count(streams.len()), sessions, others_untouched })
     }
 
     fn count_untouched(&self) -> u32 {

@@ -82,6 +82,12 @@ impl Scope {
         self.0.drain.is_cancelled()
     }
 
+    /// Whether the node was asked to stop now.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.0.abort.is_cancelled()
+    }
+
     /// Resolves when the node is asked to finish or to stop.
     pub async fn ending(&self) {
         self.0.drain.cancelled().await;

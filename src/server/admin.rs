@@ -112,7 +112,7 @@ impl AdminService for AdminApi {
         let cause = admin_cause(&peer_of(&request)?, &request.get_ref().note)?;
         let v1::CancelRequest { id, dry_run, .. } = request.into_inner();
         let number = parse_stream_number(&id).map_err(|error| invalid_field("id", &error.to_string()))?;
-        let cancelled = self.0.hub().cancel_stream(number, cause.clone(), dry_run);
+        let cancelled = self.0.hub().cancel_stream(number, &cause, dry_run);
         let cancelled = cancelled.ok_or_else(|| not_found(format!("no live stream {id}"), "id"))?;
         if !dry_run {
             log::info!("{id} cancelled by {}: {:?}", cause.asked_by, cause.note);
@@ -127,8 +127,8 @@ impl AdminService for AdminApi {
         let cause = admin_cause(&peer_of(&request)?, &request.get_ref().note)?;
         let v1::CancelRequest { id, dry_run, .. } = request.into_inner();
         let key = parse_session(&id)?;
-        let cancelled = self.0.hub().cancel_session(key, cause.clone(), dry_run, Instant::now());
-        let (cancelled, _) = cancelled.ok_or_else(|| not_found(format!("no live session {id}"), "id"))?;
+        let cancelled = self.0.hub().cancel_session(key, &cause, dry_run, Instant::now());
+        let cancelled = cancelled.ok_or_else(|| not_found(format!("no live session {id}"), "id"))?;
         if !dry_run {
             log::info!("{id} cancelled by {}: {:?}", cause.asked_by, cause.note);
         }

@@ -223,7 +223,8 @@ impl Outbound {
     /// Looks at the causes and times of the end; true when the stream must finish now.
     fn poll_times(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(cause) = self.handle.scope.cause() {
-            if !cause.reason.delivers_first() || self.handle.core.phase.get() >= Phase::Aborting {
+            let owes_nothing = !cause.reason.delivers_first() || self.handle.scope.is_aborted();
+            if owes_nothing || self.handle.core.phase.get() >= Phase::Aborting {
                 return true;
             }
             let core = &self.handle.core;

@@ -1,4 +1,27 @@
 //! The process itself: the real binary, real sockets, real signals.
+//!
+//! Every test starts a server of its own on a free port with its admin socket in a directory of its own, so all may
+//! run at once. A wait is for an event (a log line, a datagram, a socket's end, an exit), never for a time.
 
 #[cfg(test)]
+mod admin_socket;
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod configuration;
+#[cfg(test)]
+mod dead_peer;
+#[cfg(test)]
+mod descriptors;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod rounds;
+#[cfg(test)]
+mod stopping;
+#[cfg(test)]
+mod systemd;
