@@ -69,7 +69,7 @@ impl Timers {
         {
             return Due::Dead("the peer takes no bytes and a call of it has ended");
         }
-        if self.ping_sent_at.is_some_and(|sent_at| heard_at > sent_at) {
+        if self.ping_sent_at.is_some_and(|sent_at| heard_at >= sent_at) {
             self.ping_sent_at = None;
         }
         let ping_at = match self.ping_sent_at {
