@@ -1,3 +1,10 @@
 //! Whole-program tests and the rules of the house.
 
+mod crowd;
+mod ends;
+mod ends_by_server;
+mod house;
+mod peer;
+mod tape;
 mod tidy;
+mod valve;
