@@ -165,7 +165,8 @@ impl House {
 
     /// The three phases, as after SIGTERM.
     pub(super) async fn stop(&self) -> crate::daemon::Stopped {
-        within(shutdown::phases(&self.core, &Notifier::from_environment(&[]), "test")).await
+        let cause = Cause { asked_by: "signal".into(), ..Cause::server(EndReason::ServerDraining) };
+        within(shutdown::phases(&self.core, &Notifier::from_environment(&[]), &cause)).await
     }
 
     /// After every client is gone: the registries are empty once the leases have run out, no task of the server
