@@ -114,11 +114,12 @@ impl Inbound {
                         position: Some(convert::position(position)),
                         error: None,
                     },
-                    Err(status) => v1::Receipt {
-                        message_id: cut(event.message_id),
-                        position: None,
-                        error: Some(rpc_status(&status)),
-                    },
+                    Err(status) => {
+                        // Traffic all the same; an accepted one has renewed the lease itself.
+                        core.hub().renew(*session, Instant::now());
+                        let (message_id, error) = (cut(event.message_id), Some(rpc_status(&status)));
+                        v1::Receipt { message_id, position: None, error }
+                    }
                 };
                 core.hub().push_control(*key, |out| convert::encode_receipt(&receipt, out));
                 return;
