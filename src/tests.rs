@@ -1,9 +1,14 @@
 //! Whole-program tests and the rules of the house.
 
+mod adversary;
+mod connections;
 mod crowd;
 mod data;
+mod drain;
 mod ends;
 mod ends_by_server;
+mod frames;
+mod health;
 mod house;
 mod invalid;
 mod peer;

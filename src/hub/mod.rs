@@ -14,6 +14,8 @@ pub mod topics;
 mod deliver;
 mod lifecycle;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

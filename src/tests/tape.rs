@@ -91,8 +91,10 @@ impl Tape {
 
     /// Sequences and payloads of one topic, in the order of their arrival.
     pub(super) fn events(&self, topic: &str) -> Vec<(u64, Bytes)> {
-        let events = self.all_events().into_iter().filter(|event| event.topic == topic);
-        events.map(|event| (event.sequence, event.payload)).collect()
+        self.filtered(|item| {
+            let Item::Event(event) = item else { return None };
+            (event.topic == topic).then(|| (event.sequence, event.payload.clone()))
+        })
     }
 
     pub(super) fn sequences(&self, topic: &str) -> Vec<u64> {
