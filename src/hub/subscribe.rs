@@ -1,5 +1,7 @@
 //! Placing cursors: where a subscription starts, and what is told about what is gone.
 
+use std::cmp::Reverse;
+
 use crate::base::event::{Gap, GapReason, Overflow, Position, Start};
 use crate::base::id::StreamKey;
 use crate::base::reason::Quota;
@@ -115,6 +117,22 @@ impl Hub {
                 moved.waiting_at = Some(at);
             }
         }
+        self.forget_references(cursor.topic);
+    }
+
+    /// Drops references to cursors that are gone, once they are the most of those a topic holds. A live cursor has at
+    /// most one, so this costs a constant time per removed cursor.
+    fn forget_references(&mut self, topic: u32) {
+        let Some(topic) = self.topics.get_mut(topic) else { return };
+        if topic.behind.len() <= 32 + 2 * topic.cursors as usize {
+            return;
+        }
+        let streams = &self.streams;
+        topic.behind.retain(|Reverse((_, reference))| {
+            let stream = streams.get(reference.stream as usize);
+            let cursor = stream.and_then(|stream| stream.cursors.get(usize::from(reference.index))?.as_ref());
+            cursor.is_some_and(|cursor| cursor.number == reference.number)
+        });
     }
 
     /// Bytes of a topic this stream has yet to deliver, per subscription.
