@@ -165,7 +165,9 @@ impl Outbound {
             let capacity = self.send.capacity();
             self.granted_max = self.granted_max.max(capacity);
             let fits_never = least > self.granted_max;
-            if capacity >= least || (fits_never && self.in_parts && capacity > 0) {
+            // Half of its window is free: it reads, and more than the window it can never grant.
+            let reads = capacity > self.granted_max / 2;
+            if capacity >= least || (fits_never && capacity > 0 && (self.in_parts || reads)) {
                 self.in_parts_at = None;
                 return Room::Bytes(capacity);
             }
