@@ -147,6 +147,15 @@ impl House {
         self.core.hub().streams().find(|stream| stream.key.number == number).map(|stream| stream.key)
     }
 
+    /// Whether a live stream was asked to end.
+    pub(super) fn is_ending(&self, key: StreamKey) -> bool {
+        self.core.hub().streams().any(|stream| stream.key == key && stream.scope.is_ending())
+    }
+
+    pub(super) fn has_session(&self, id: &str) -> bool {
+        self.core.hub().sessions().any(|session| session.key.to_string() == id)
+    }
+
     /// Number of the stream opened last that is live.
     pub(super) fn newest_stream(&self) -> u64 {
         self.core.hub().streams().map(|stream| stream.key.number).max().expect("a live stream")
