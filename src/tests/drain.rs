@@ -19,8 +19,9 @@ use crate::wire::ended::end_details;
 
 /// When the `Draining` notices told to come back.
 fn slots(tape: &Tape) -> Vec<Duration> {
-    let slot =
-        |item: &Item| if let Item::Draining { retry_after } = item { Some(retry_after.unwrap()) } else { None };
+    let slot = |item: &Item| {
+        if let Item::Draining { retry_after } = item { Some(retry_after.unwrap()) } else { None }
+    };
     tape.items().iter().filter_map(|(_, item)| slot(item)).collect()
 }
 
@@ -49,7 +50,8 @@ async fn server_draining_is_announced_and_ends_everyone_with_a_slot_of_their_own
     all.sort();
     assert!(all.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(1)), "{all:?}");
     for tenth in 0..10 {
-        let (from, to) = (retry_after + retry_after / 10 * tenth, retry_after + retry_after / 10 * (tenth + 1));
+        let (from, to) =
+            (retry_after + retry_after / 10 * tenth, retry_after + retry_after / 10 * (tenth + 1));
         let share = all.iter().filter(|slot| **slot >= from && **slot < to).count();
         assert!((1..=10).contains(&share), "tenth {tenth} has {share} of 50: {all:?}");
     }
@@ -103,7 +105,11 @@ async fn server_draining_delivers_everything_that_got_a_receipt() {
         }
     }
     assert!(accepted.len() > 100, "{}", accepted.len());
-    assert_eq!(crowd.house.core.hub().last_sequence(), accepted.len() as u64, "each accepted one has a receipt");
+    assert_eq!(
+        crowd.house.core.hub().last_sequence(),
+        accepted.len() as u64,
+        "each accepted one has a receipt"
+    );
     for (_, line) in &crowd.witnesses {
         line.tape.assert_ended(EndReason::ServerDraining);
         assert_eq!(line.tape.events(ROOM), accepted);
@@ -166,7 +172,10 @@ async fn server_draining_ends_at_its_deadline_and_names_who_never_reads() {
         for (_, witness) in &crowd.witnesses {
             witness.tape.assert_ended(EndReason::ServerDraining);
             assert_eq!(witness.tape.events(ROOM), crowd.accepted);
-            assert!(witness.tape.ended_at() - began_at < Duration::from_secs(2), "nobody waits for the slow one");
+            assert!(
+                witness.tape.ended_at() - began_at < Duration::from_secs(2),
+                "nobody waits for the slow one"
+            );
         }
         let record = crowd.house.stream_end(number);
         assert_eq!(record.cause.reason, EndReason::ServerDraining);

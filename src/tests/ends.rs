@@ -153,6 +153,25 @@ async fn connection_lost_when_a_peer_stops_answering_pings() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_slept_for_less_than_that_goes_on_where_it_was() {
+    let mut crowd = Crowd::new(2).await;
+    let mut sleeper = crowd.house.user("sleeper").await;
+    let line = sleeper.follow([follow(ROOM)]).await;
+    for _ in 0..4 {
+        sleeper.tap.shut();
+        crowd.say(10).await;
+        pass(45).await;
+        assert_ne!(line.tape.events(ROOM), crowd.accepted);
+        sleeper.tap.open();
+        settle().await;
+        assert!(line.tape.is_live());
+        assert_eq!(line.tape.events(ROOM), crowd.accepted);
+    }
+    drop(sleeper);
+    crowd.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_answers_pings_is_kept_however_quiet() {
     let mut house = House::with(|limits, _| limits.lease = Duration::from_secs(7200));
     let mut quiet = house.user("quiet").await;

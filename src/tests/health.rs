@@ -76,9 +76,9 @@ async fn watch_follows_the_phase_and_is_ended_at_drain() {
     assert_eq!(known.lock().unwrap().statuses, [ServingStatus::Serving], "told once");
     assert_eq!(house.stop().await, Stopped::Drained);
     settle().await;
-    let known = known.lock().unwrap();
-    assert_eq!(known.statuses, [ServingStatus::Serving, ServingStatus::NotServing]);
-    let end = known.end.as_ref().unwrap();
+    let Watched { statuses, end } = std::mem::take(&mut *known.lock().unwrap());
+    assert_eq!(statuses, [ServingStatus::Serving, ServingStatus::NotServing]);
+    let end = end.as_ref().unwrap();
     assert_eq!(end.code(), Code::Unavailable);
     assert_eq!(end_details(end).unwrap().reason, EndReason::ServerDraining);
     assert_eq!(peer.closed().as_deref(), Some(""));

@@ -164,12 +164,7 @@ impl House {
     /// Connections, sessions, streams, subscriptions.
     pub(super) fn counts(&self) -> [usize; 4] {
         let hub = self.core.hub();
-        [
-            hub.connections().count(),
-            hub.sessions().count(),
-            hub.streams().count(),
-            hub.count_subscriptions(),
-        ]
+        [hub.connections().count(), hub.sessions().count(), hub.streams().count(), hub.count_subscriptions()]
     }
 
     /// The three phases, as after SIGTERM.

@@ -83,8 +83,7 @@ impl Stage {
         }
         for login in &self.logins {
             let record = self.house.session_end(&login.id);
-            let causes =
-                [login.caused, Some((login.heard_at + lease, EndReason::SessionExpired)), None];
+            let causes = [login.caused, Some((login.heard_at + lease, EndReason::SessionExpired)), None];
             assert!(is_first(record.cause.reason, causes), "{record:#?} but {causes:?}");
         }
         let records = self.house.ended();

@@ -135,8 +135,7 @@ impl Peer {
     ) -> Result<v1::LoginResponse, Status> {
         let client_name = client_name.to_owned();
         let request = v1::LoginRequest { user: user.to_owned(), client_name, ..Default::default() };
-        let granted: v1::LoginResponse =
-            self.ask("/streamward.v1.SessionService/Login", &request).await?;
+        let granted: v1::LoginResponse = self.ask("/streamward.v1.SessionService/Login", &request).await?;
         self.token = Some(granted.token.clone());
         self.session_id.clone_from(&granted.session_id);
         Ok(granted)
@@ -155,8 +154,7 @@ impl Peer {
     pub(super) async fn publish(&mut self, topic: &str, payload: &[u8]) -> Result<u64, Status> {
         let payload = Bytes::copy_from_slice(payload);
         let request = v1::PublishRequest { topic: topic.to_owned(), payload, ..Default::default() };
-        let answer: v1::PublishResponse =
-            self.ask("/streamward.v1.MessageService/Publish", &request).await?;
+        let answer: v1::PublishResponse = self.ask("/streamward.v1.MessageService/Publish", &request).await?;
         Ok(answer.sequence)
     }
 
@@ -196,10 +194,7 @@ impl Peer {
     }
 
     /// Opens a message stream that follows `subscriptions`.
-    pub(super) async fn follow(
-        &mut self,
-        subscriptions: impl IntoIterator<Item = v1::Subscription>,
-    ) -> Line {
+    pub(super) async fn follow(&mut self, subscriptions: impl IntoIterator<Item = v1::Subscription>) -> Line {
         let mut line = self.open().await;
         subscriptions.into_iter().for_each(|subscription| line.subscribe(subscription));
         settle().await;

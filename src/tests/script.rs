@@ -46,19 +46,50 @@ pub(super) enum Exit {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     /// Connects, logs in and opens a stream; what the client had before is cut.
-    Open { client: u8, window: u32, deadline: Option<u16> },
-    Subscribe { client: u8, topic: u8, from: From, skip: bool },
-    Unsubscribe { client: u8, topic: u8 },
-    Publish { client: u8, topic: u8, count: u8 },
-    Heartbeat { client: u8 },
+    Open {
+        client: u8,
+        window: u32,
+        deadline: Option<u16>,
+    },
+    Subscribe {
+        client: u8,
+        topic: u8,
+        from: From,
+        skip: bool,
+    },
+    Unsubscribe {
+        client: u8,
+        topic: u8,
+    },
+    Publish {
+        client: u8,
+        topic: u8,
+        count: u8,
+    },
+    Heartbeat {
+        client: u8,
+    },
     /// Grants no more window.
-    Stall { client: u8 },
+    Stall {
+        client: u8,
+    },
     /// Grants what was read meanwhile.
-    Resume { client: u8 },
-    End { client: u8, exit: Exit },
-    Advance { millis: u32 },
+    Resume {
+        client: u8,
+    },
+    End {
+        client: u8,
+        exit: Exit,
+    },
+    Advance {
+        millis: u32,
+    },
     /// How many events of a topic the client's stream has.
-    Expect { client: u8, topic: u8, events: usize },
+    Expect {
+        client: u8,
+        topic: u8,
+        events: usize,
+    },
 }
 
 /// A cause the script brought about, and when.

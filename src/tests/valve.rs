@@ -83,11 +83,7 @@ impl Drop for Valve {
 }
 
 impl AsyncRead for Valve {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.0.lock().unwrap().reading(cx) {
             Poll::Ready(Ok(io)) => io.poll_read(cx, buf),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
