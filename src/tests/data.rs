@@ -266,3 +266,28 @@ async fn sequences_are_one_order_over_all_topics_and_publishers() {
     drop(peers);
     house.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_above_half_a_window_reach_a_reader_that_keeps_up_at_once() {
+    let mut house = House::new();
+    let mut talker = house.user("talker").await;
+    for window_bytes in [50, 1000, 65_535] {
+        let owner = house.user("reader").await;
+        let mut reader = house.peer_with(window(window_bytes)).await;
+        reader.borrow_session(&owner);
+        let line = reader.follow([follow(ROOM)]).await;
+        // A client tells the server what it read only now and then: h2 when it is half of what is left of its window.
+        let mut sent = 0;
+        for share in [30, 72, 30, 72, 10, 95, 60, 60] {
+            let bytes = usize::try_from(window_bytes * share / 100).unwrap();
+            talker.publish(ROOM, &vec![7; bytes.min(65_536)]).await.unwrap();
+            sent += 1;
+            settle().await;
+            let seen = line.tape.events(ROOM).len();
+            assert_eq!(seen, sent, "window {window_bytes}: {share} % of it did not arrive");
+        }
+        drop((owner, reader));
+    }
+    drop(talker);
+    house.close().await;
+}
