@@ -164,17 +164,18 @@ impl Outbound {
         loop {
             let capacity = self.send.capacity();
             self.granted_max = self.granted_max.max(capacity);
-            let fits_never = least > self.granted_max;
-            // Half of its window is free: it reads, and more than the window it can never grant.
-            let reads = capacity > self.granted_max / 2;
-            if capacity >= least || (fits_never && capacity > 0 && (self.in_parts || reads)) {
+            // Peers tell what they read once it is half of their window: with no more than that outstanding they keep
+            // up, and more than the rest may never be granted.
+            let half = self.granted_max / 2;
+            let may_never_fit = least > half;
+            if capacity >= least || (may_never_fit && capacity > 0 && (self.in_parts || capacity > half)) {
                 self.in_parts_at = None;
                 return Room::Bytes(capacity);
             }
             match self.send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => return Room::Gone,
-                Poll::Pending if fits_never && capacity > 0 => {
+                Poll::Pending if may_never_fit && capacity > 0 => {
                     let at = *self.in_parts_at.get_or_insert_with(|| Instant::now() + PARTIAL_SEND_AFTER);
                     // Arms the timer, and goes on at once when it is over already.
                     if !self.poll_timer(at, cx) {
