@@ -172,3 +172,23 @@ async fn a_peer_that_takes_no_bytes_is_cut_a_flush_timeout_after_its_stream_ende
     drop((owner, stuck, admin));
     crowd.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_unary_answer_that_nobody_reads_is_given_up_in_time() {
+    let mut house = House::new();
+    let owner = house.user("owner").await;
+    let mut peer = house.peer_with(window(0)).await;
+    peer.borrow_session(&owner);
+    let (response, mut send) = peer.call("/streamward.v1.SessionService/Heartbeat", None).await;
+    let request = v1::HeartbeatRequest {};
+    send.send_data(super::peer::framed(&request), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let began_at = Instant::now();
+    let over = tokio::time::timeout(Duration::from_secs(3600), async {
+        while body.data().await.is_some_and(|data| data.is_ok()) {}
+    });
+    assert!(over.await.is_ok(), "the call is still open after an hour");
+    assert!(millis_since(began_at) <= 31_000, "{} ms", millis_since(began_at));
+    drop((owner, peer));
+    house.close().await;
+}

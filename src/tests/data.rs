@@ -291,3 +291,26 @@ async fn events_above_half_a_window_reach_a_reader_that_keeps_up_at_once() {
     drop(talker);
     house.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_the_largest_size_at_once_end_no_honest_reader() {
+    let mut house = House::new();
+    let most = house.core.limits().message_bytes_max;
+    let mut reader = house.user("reader").await;
+    let line = reader.follow([follow(ROOM)]).await;
+    let mut talkers = Vec::new();
+    for _ in 0..4 {
+        let mut peer = house.user("talker").await;
+        talkers.push((peer.open().await, peer));
+    }
+    for round in 1..=3 {
+        for (line, _) in &mut talkers {
+            line.publish(ROOM, Bytes::from(vec![7; most]), "m");
+        }
+        pass(1).await;
+        assert!(line.tape.is_live(), "round {round}: {:?}", line.tape.end());
+        assert_eq!(line.tape.events(ROOM).len(), 4 * round);
+    }
+    drop((talkers, reader));
+    house.close().await;
+}
