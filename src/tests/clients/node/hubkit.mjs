@@ -69,7 +69,7 @@ export class Ending {
   }
 
   expect(code, reason) {
-    assert.equal(grpc.status[this.code], grpc.status[code], this.text);
+    assert.equal(grpc.status[this.code], code, this.text);
     if (reason) {
       assert.equal(this.ErrorInfo?.reason, reason, this.text);
       assert.equal(this.ErrorInfo.domain, 'streamward');

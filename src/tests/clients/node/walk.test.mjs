@@ -161,6 +161,17 @@ rule('the server itself keeps the deadline of an open stream', async (start) => 
   assert.equal((await hub.endedStreams(alice.id))[0].reason, 'DEADLINE_EXCEEDED');
 });
 
+rule('a call whose deadline passed before it came in is not carried out', async (start) => {
+  const hub = await start();
+  const alice = await hub.session('alice');
+  const message = methods.Publish.requestSerialize({ topic: 'room/a', payload: Buffer.from('late') });
+  const headers = { 'grpc-timeout': '1n' };
+  const { status } = raw(hub, methods.Publish.path, alice.metadata, message, { headers });
+  await eventually('the status', status);
+  assert.equal(status(), '4');
+  assert.equal((await hub.status()).last_sequence, 0);
+});
+
 rule('a client that grants no window still gets its status', async (start) => {
   const hub = await start();
   const [alice, bob] = [await hub.session('alice'), await hub.session('bob')];

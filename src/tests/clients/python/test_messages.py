@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 import hubkit
-from hubkit import eventually, message, refused, session
+from hubkit import PATIENCE, SMALL_WINDOW, eventually, message, refused, session
 
 # Who one is
 
@@ -134,7 +134,8 @@ def test_unsubscribe_stops_one_topic_and_leaves_the_others(hub):
     alice.publish("room/a", b"not for us")
     alice.publish("room/b", b"for us")
     assert [e.payload for e in stream.until_events(1)] == [b"for us"]
-    stream.subscribe("room/a")
+    stream.send(subscribe=message.Subscription(topic="room/a"))
+    stream.until("the third Subscribed", lambda s: len(s.notices("subscribed")) == 3)
     alice.publish("room/a", b"again")
     stream.until_events(2)
     assert [e.payload for e in stream.events("room/a")] == [b"again"]
@@ -269,11 +270,11 @@ def test_all_retained_gives_the_tail_then_what_follows(hub):
     assert stream.sequences() == sent
 
 
-@pytest.mark.parametrize("start", [{}, {"from_now": True}, {"from_now": False}, {"all_retained": False}])
-def test_plain_subscription_starts_now(hub, start):
+@pytest.mark.parametrize("where", [{}, {"from_now": True}, {"from_now": False}, {"all_retained": False}])
+def test_plain_subscription_starts_now(hub, where):
     alice = hub.session("alice")
     alice.publish("room/a", b"old")
-    stream = alice.live(message.Subscription(topic="room/a", **start))
+    stream = alice.live(message.Subscription(topic="room/a", **where))
     assert stream.notices("subscribed")[0].recovered
     alice.publish("room/a", b"new")
     assert [e.payload for e in stream.until_events(1)] == [b"new"]
@@ -338,23 +339,26 @@ def test_position_the_tail_no_longer_holds_is_told_with_a_gap(hub):
 
 
 def test_slow_consumer_ends_resumable_and_resumes_without_loss(hub):
-    alice, bob = hub.session("alice"), hub.session("bob")
+    alice, bob = hub.session("alice"), hub.session("bob", channel=hub.channel(SMALL_WINDOW))
     stalled = bob.subscribe_call("room/a")  # nobody reads it
     healthy = bob.live("room/a")
+    assert hub.status().subscriptions == 2
     sent = []
     while not hub.ended_streams(bob.id):
         sent.append(alice.publish("room/a", b"%06d" % len(sent) + bytes(4000)).sequence)
         healthy.until_events(len(sent))
-        assert len(sent) < 5000, "the stream that nobody reads never ended"
+        assert len(sent) < 100, "64 KiB of window and 128 KiB of lag are long used up"
     stream = hubkit.Stream(stalled)
     ending = stream.until_ended().expect(StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
     received = stream.sequences()
-    assert received == sent[: len(received)]
     assert received, "nothing arrived before the end"
-    assert int(ending.info.metadata["last_sequence"]) == received[-1]
+    assert received == sent[: len(received)]
+    assert ending.info.metadata["last_sequence"] == str(received[-1])
+    assert ending.retry is not None
     (end,) = hub.ended_streams(bob.id)
     assert hubkit.reason_name(end.reason) == "SLOW_CONSUMER"
-    assert end.lag_bytes_left > 0
+    assert end.last_sequence == received[-1]
+    assert end.lag_bytes_left > bob.login.policy.max_lag_bytes
     resumed = bob.subscribe(after("room/a", hub.status().epoch, received[-1]))
     assert resumed.until_subscribed("room/a").recovered
     resumed.until_events(len(sent) - len(received))
@@ -362,8 +366,44 @@ def test_slow_consumer_ends_resumable_and_resumes_without_loss(hub):
     assert healthy.sequences() == sent
 
 
+@pytest.mark.parametrize("stalled", [0, 2.5])
+@pytest.mark.parametrize("way", ["lag", "admin", "logout", "takeover"])
+def test_client_that_stopped_reading_still_gets_its_status(hub, way, stalled):
+    alice, bob = hub.session("alice"), hub.session("bob", "x", channel=hub.channel(SMALL_WINDOW))
+    call = bob.subscribe_call("room/a")  # nobody reads it
+    eventually("the subscription", lambda: hub.status().subscriptions == 1)
+    sent = [
+        alice.publish("room/a", bytes(5000)).sequence for _ in range(20)
+    ]  # 100 KB: past the window, not past the lag
+    time.sleep(stalled)
+    code, reason = {
+        "lag": (StatusCode.RESOURCE_EXHAUSTED, "SLOW_CONSUMER"),
+        "admin": (StatusCode.CANCELLED, "ADMIN_CANCELLED"),
+        "logout": (StatusCode.CANCELLED, "SESSION_LOGGED_OUT"),
+        "takeover": (StatusCode.ABORTED, "SESSION_TAKEN_OVER"),
+    }[way]
+    began = time.monotonic()
+    if way == "lag":
+        sent += [alice.publish("room/a", bytes(5000)).sequence for _ in range(30)]
+    elif way == "admin":
+        hub.admin.CancelSession(hubkit.admin.CancelRequest(id=bob.id), timeout=PATIENCE)
+    elif way == "logout":
+        bob.logout()  # delivers what is owed as long as the flush timeout allows, then gives up
+    else:
+        hub.session("bob", "x", channel=bob.channel)
+    (end,) = eventually("the end", lambda: hub.ended_streams(bob.id))
+    assert time.monotonic() - began < (5 if way == "logout" else 0.5)
+    assert hubkit.reason_name(end.reason) == reason
+    stream = hubkit.Stream(call)
+    ending = stream.until_ended().expect(code, reason)
+    received = stream.sequences()
+    assert 0 < len(received) < len(sent)
+    assert received == sent[: len(received)]
+    assert ending.info.metadata["last_sequence"] == str(received[-1])
+
+
 def test_slow_consumer_that_skips_is_told_what_it_missed(hub):
-    alice, bob = hub.session("alice"), hub.session("bob")
+    alice, bob = hub.session("alice"), hub.session("bob", channel=hub.channel(SMALL_WINDOW))
     call = bob.subscribe_call(message.Subscription(topic="room/a", overflow=message.SKIP))
     eventually("the subscription", lambda: hub.status().subscriptions == 1)
     sent = [alice.publish("room/a", b"%06d" % n + bytes(4000)).sequence for n in range(400)]
@@ -426,22 +466,25 @@ def test_health_watch_of_an_unknown_service_says_so_and_stays_open(hub):
     watch.cancel()
 
 
-@pytest.mark.parametrize("where", ["tcp", "socket"])
-def test_reflection_lists_the_services_and_their_methods(hub, where):
-    channel = hub.channel() if where == "tcp" else hub.admin_channel
+def reflection(channel):
     # The messages of v1 are those of v1alpha; only the service's name differs.
-    ask = channel.stream_stream(
+    return channel.stream_stream(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
+
+
+@pytest.mark.parametrize("where", ["tcp", "socket"])
+def test_reflection_lists_the_services_and_their_methods(hub, where):
+    channel = hub.channel() if where == "tcp" else hub.admin_channel
+    ask = reflection(channel)
     wanted = "streamward.v1.MessageService" if where == "tcp" else "streamward.v1.AdminService"
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol=wanted),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Symbol"),
     ]
-    listed, file, missing = list(ask(iter(requests), timeout=10))
+    listed, file = list(ask(iter(requests), timeout=10))
     names = {s.name for s in listed.list_services_response.service}
     assert {wanted, "grpc.health.v1.Health"} <= names
     if where == "tcp":
@@ -451,7 +494,16 @@ def test_reflection_lists_the_services_and_their_methods(hub, where):
         described = descriptor_pb2.FileDescriptorProto.FromString(encoded)
         methods |= {m.name for s in described.service for m in s.method if f"{described.package}.{s.name}" == wanted}
     assert methods >= ({"Publish", "Subscribe", "Connect"} if where == "tcp" else {"GetStatus", "Drain"})
+
+
+def test_reflection_answers_an_unknown_symbol_in_band(hub):
+    requests = [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Symbol"),
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+    ]
+    missing, listed = list(reflection(hub.channel())(iter(requests), timeout=10))
     assert missing.error_response.error_code == StatusCode.NOT_FOUND.value[0]
+    assert listed.list_services_response.service
 
 
 def test_unknown_method_is_unimplemented(hub):

@@ -1,5 +1,6 @@
 """The life of a client, from login to every way its calls can end."""
 
+import re
 import signal
 import time
 
@@ -9,7 +10,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import hubkit
-from hubkit import admin, eventually, message, reason, reason_name, refused
+from hubkit import SMALL_WINDOW, admin, eventually, message, reason, reason_name, refused
 
 # (a) log in, exchange, log out
 
@@ -173,9 +174,8 @@ def test_closed_channel_is_recorded_and_the_session_lives_on(hub):
 
 def test_tiny_deadline_of_a_unary_call_is_deadline_exceeded(hub):
     alice = hub.session("alice")
-    for timeout in (1e-9, 1e-6, 1e-4):
-        ending = refused(alice.publish, "room/a", b"late", timeout=timeout)
-        assert ending.code == StatusCode.DEADLINE_EXCEEDED
+    ending = refused(alice.publish, "room/a", b"late", timeout=-1)
+    assert ending.code == StatusCode.DEADLINE_EXCEEDED
     alice.heartbeat()
     assert alice.publish("room/a", b"in time").sequence >= 1
 
@@ -190,7 +190,7 @@ def test_deadline_of_a_stream_is_announced_then_kept(hub, rpc):
     else:
         stream.until_subscribed("room/a")
     left = hub.streams(alice.id)[0].deadline_left.ToMilliseconds()
-    assert 0 < left <= 3000
+    assert 0 < left <= 3100  # C-core rounds a timeout up by as much as a hundredth
     alice.publish("room/a", b"before the end")
     ending = stream.until_ended()
     assert ending.code == StatusCode.DEADLINE_EXCEEDED
@@ -230,7 +230,8 @@ def test_bad_topic_is_an_invalid_argument(hub, topic):
     assert (receipt.message_id, receipt.error.code, receipt.HasField("position")) == ("bad", 3, False)
     stream.send(subscribe=message.Subscription(topic=topic))
     (notice,) = stream.until("a refusal", lambda s: s.notices("refused"))
-    assert (notice.topic, notice.error.code) == (topic, 3)
+    assert notice.error.code == 3
+    assert notice.topic == topic[:255]  # as much of it as a topic can have
     stream.publish("room/a", b"x", message_id="good")  # and the stream goes on
     stream.until("the second receipt", lambda s: len(s.receipts()) == 2)
     assert stream.receipts()[1].position.sequence == 1
@@ -464,30 +465,45 @@ def test_sigterm_tells_every_client_ends_every_stream_with_its_slot_and_exits_cl
     assert hub.exit_code() == 0
 
 
-def test_drain_refuses_new_work_and_delivers_the_old(start):
-    hub = start(shutdown_drain_timeout="10s")
-    alice, bob = hub.session("alice"), hub.session("bob")
-    slow = bob.subscribe_call("room/a")  # nobody reads it yet: the drain has to wait for it
-    eventually("the subscription", lambda: hub.status().subscriptions == 1)
+def drains_until_read(hub):
+    """A drain that has to wait: for a subscriber with a small window that nobody reads. Returns its call and what it is owed."""
+    alice, bob = hub.session("alice"), hub.session("bob", channel=hub.channel(SMALL_WINDOW))
+    call = bob.subscribe_call("room/a")
+    eventually("the subscription", lambda: hub.streams(bob.id))
     sent = [alice.publish("room/a", bytes(8000)).sequence for _ in range(20)]
     hub.terminate()
-    eventually("health to tell", lambda: not alice_is_served(alice))
-    refused(alice.publish, "room/a", b"late").expect(StatusCode.UNAVAILABLE, "SERVER_DRAINING")
-    ending = refused(hub.session, "carol", channel=alice.channel)
-    ending.expect(StatusCode.UNAVAILABLE, "SERVER_DRAINING")
-    assert ending.retry is not None
-    stream = hubkit.Stream(slow)
+    eventually("the drain", lambda: hub.status().phase == admin.DRAINING)
+    return call, sent
+
+
+def test_drain_waits_for_what_was_accepted_to_be_delivered(hub):
+    call, sent = drains_until_read(hub)
+    time.sleep(2)
+    assert hub.process.poll() is None
+    stream = hubkit.Stream(call)
     stream.until_ended(timeout=30).expect(StatusCode.UNAVAILABLE, "SERVER_DRAINING")
     assert stream.sequences() == sent
+    assert stream.notices("draining")
     assert hub.exit_code() == 0
 
 
-def alice_is_served(alice):
-    try:
-        check = health_pb2_grpc.HealthStub(alice.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-    except grpc.RpcError:
-        return False
-    return check.status == health_pb2.HealthCheckResponse.SERVING
+def test_drain_takes_nothing_new_and_says_when_to_come_back(hub):
+    carol = hub.session("carol")
+    watch = carol.live("room/b")
+    call, _ = drains_until_read(hub)
+    health = health_pb2_grpc.HealthStub(carol.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.until_ended().expect(StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+    for ending in (
+        refused(carol.publish, "room/a", b"late"),
+        refused(hub.session, "dave", channel=carol.channel),
+        carol.subscribe("room/a").until_ended(),
+    ):
+        ending.expect(StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+        assert ending.retry.retry_delay.ToMilliseconds() > 0
+    refused(hub.session, "eve").expect(StatusCode.UNAVAILABLE)  # on a connection of its own
+    call.cancel()
+    assert hub.exit_code() == 0
 
 
 def test_drain_by_the_administrator_is_the_same_stop(hub):
@@ -509,18 +525,23 @@ def test_idle_server_stops_at_once(hub):
     assert time.monotonic() - began < 5
 
 
-def test_second_signal_cuts_what_is_left(start):
-    hub = start(shutdown_drain_timeout="60s")
-    alice, bob = hub.session("alice"), hub.session("bob")
-    bob.subscribe_call("room/a")  # never read: the drain cannot finish
-    eventually("the subscription", lambda: hub.status().subscriptions == 1)
-    for _ in range(20):
-        alice.publish("room/a", bytes(8000))
-    hub.terminate()
+def test_second_signal_cuts_what_is_left(hub):
+    call, _ = drains_until_read(hub)
     time.sleep(1)
     assert hub.process.poll() is None, "the drain was over before the second signal"
     hub.process.send_signal(signal.SIGINT)
     assert hub.exit_code(10) != 0
+    stream = hubkit.Stream(call)
+    assert stream.until_ended().code == StatusCode.UNAVAILABLE
+
+
+def test_drain_that_takes_too_long_is_cut_and_told_by_the_exit_code(start):
+    hub = start(shutdown_drain_timeout="2s")
+    call, _ = drains_until_read(hub)
+    hub.expected = "not drained in time: stream/"  # for a human to look at
+    assert hub.exit_code(15) != 0
+    assert re.search(hub.expected, hub.log())
+    assert hubkit.Stream(call).until_ended().code == StatusCode.UNAVAILABLE
 
 
 # (g) SIGKILL
