@@ -1,7 +1,10 @@
 """The life of a client, from login to every way its calls can end."""
 
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import grpc
@@ -167,6 +170,35 @@ def test_closed_channel_is_recorded_and_the_session_lives_on(hub):
     assert [s.id for s in hub.sessions()] == [alice.id]
     calls = hubkit.session_grpc.SessionServiceStub(other)
     calls.Heartbeat(hubkit.session.HeartbeatRequest(), metadata=alice.metadata, timeout=5)
+
+
+FOLLOWER = """
+import sys, grpc, hubkit
+target, token = sys.argv[1:]
+stub = hubkit.message_grpc.MessageServiceStub(grpc.insecure_channel(target))
+request = hubkit.message.SubscribeRequest(subscriptions=[hubkit.message.Subscription(topic="room/a")])
+for frame in stub.Subscribe(request, metadata=[("authorization", "Bearer " + token)]):
+    print(len(frame.events), flush=True)
+"""
+
+
+def test_killed_client_is_a_lost_connection_and_its_session_can_be_resumed(hub):
+    alice, bob = hub.session("alice"), hub.session("bob")
+    command = [sys.executable, "-c", FOLLOWER, hub.target, alice.login.token]
+    with subprocess.Popen(command, cwd=os.path.dirname(hubkit.__file__), stdout=subprocess.PIPE) as follower:
+        try:
+            assert follower.stdout.readline() == b"0\n"  # Subscribed
+            bob.publish("room/a", b"seen")
+            assert follower.stdout.readline() == b"1\n"
+        finally:
+            follower.kill()
+    end = hub.ended_stream(alice.id)
+    assert (reason_name(end.reason), end.last_sequence) == ("CONNECTION_LOST", 1)
+    missed = [bob.publish("room/a", b"missed").sequence for _ in range(3)]
+    position = message.Position(epoch=hub.status().epoch, sequence=end.last_sequence)
+    stream = alice.live(message.Subscription(topic="room/a", after=position))
+    stream.until_events(3)
+    assert stream.sequences() == missed
 
 
 # (c) deadlines
