@@ -37,7 +37,7 @@ def _generate():
     return out
 
 
-_STUBS = _generate()
+STUBS = _generate()
 
 from streamward.v1 import admin_pb2 as admin
 from streamward.v1 import admin_pb2_grpc as admin_grpc

@@ -173,10 +173,11 @@ def test_closed_channel_is_recorded_and_the_session_lives_on(hub):
 
 
 FOLLOWER = """
-import sys, grpc, hubkit
+import sys, grpc
 target, token = sys.argv[1:]
-stub = hubkit.message_grpc.MessageServiceStub(grpc.insecure_channel(target))
-request = hubkit.message.SubscribeRequest(subscriptions=[hubkit.message.Subscription(topic="room/a")])
+from streamward.v1 import message_pb2, message_pb2_grpc
+stub = message_pb2_grpc.MessageServiceStub(grpc.insecure_channel(target))
+request = message_pb2.SubscribeRequest(subscriptions=[message_pb2.Subscription(topic="room/a")])
 for frame in stub.Subscribe(request, metadata=[("authorization", "Bearer " + token)]):
     print(len(frame.events), flush=True)
 """
@@ -185,7 +186,8 @@ for frame in stub.Subscribe(request, metadata=[("authorization", "Bearer " + tok
 def test_killed_client_is_a_lost_connection_and_its_session_can_be_resumed(hub):
     alice, bob = hub.session("alice"), hub.session("bob")
     command = [sys.executable, "-c", FOLLOWER, hub.target, alice.login.token]
-    with subprocess.Popen(command, cwd=os.path.dirname(hubkit.__file__), stdout=subprocess.PIPE) as follower:
+    environment = {**os.environ, "PYTHONPATH": hubkit.STUBS.name}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as follower:
         try:
             assert follower.stdout.readline() == b"0\n"  # Subscribed
             bob.publish("room/a", b"seen")
