@@ -157,6 +157,8 @@ rule('the server itself keeps the deadline of an open stream', async (start) => 
   const { seen, status } = raw(hub, methods.Subscribe.path, alice.metadata, message, { headers });
   await eventually('the status', status);
   assert.equal(status(), '4');
+  assert.match(seen.trailers['grpc-message'], /^[!-~]+$/); // escaped once: no blanks
+  assert.doesNotMatch(seen.trailers['grpc-message'], /%25/);
   assert.ok(Date.now() - seen.began > 1400 && Date.now() - seen.began < 3000);
   assert.equal((await hub.endedStreams(alice.id))[0].reason, 'DEADLINE_EXCEEDED');
 });
