@@ -1,0 +1,93 @@
+//! How far every subscriber is: a message is in flight until the last of them has it.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::message::BenchError;
+
+/// Without a delivery for this long, a measurement is given up.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Shared by the publisher and the subscribers of one server; all on one thread.
+pub(crate) struct Progress {
+    state: RefCell<State>,
+    receipts: Cell<u64>,
+    fault: RefCell<Option<String>>,
+    changed: Notify,
+}
+
+struct State {
+    received: Vec<u64>,
+    /// The lowest of `received`, and how many subscribers are there.
+    low: u64,
+    at_low: usize,
+}
+
+impl Progress {
+    /// Nothing received by anyone.
+    pub(crate) fn new(subscribers: usize) -> Self {
+        Self {
+            state: RefCell::new(State { received: vec![0; subscribers], low: 0, at_low: subscribers }),
+            receipts: Cell::new(0),
+            fault: RefCell::new(None),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Subscriber `index` has received `count` messages in all.
+    pub(crate) fn advance(&self, index: usize, count: u64) {
+        let mut state = self.state.borrow_mut();
+        let before = std::mem::replace(&mut state.received[index], count);
+        if before != state.low || count == before {
+            return;
+        }
+        state.at_low -= 1;
+        if state.at_low == 0 {
+            let low = state.received.iter().copied().min().unwrap_or(count);
+            state.at_low = state.received.iter().filter(|received| **received == low).count();
+            state.low = low;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The server has accepted that many publishes in all.
+    pub(crate) fn receipts(&self, count: u64) {
+        self.receipts.set(count);
+        self.changed.notify_one();
+    }
+
+    /// Something happened that makes every further number void; the first such thing is kept.
+    pub(crate) fn fail(&self, what: String) {
+        self.fault.borrow_mut().get_or_insert(what);
+        self.changed.notify_one();
+    }
+
+    /// Messages that every subscriber has.
+    pub(crate) fn low(&self) -> u64 {
+        self.state.borrow().low
+    }
+
+    /// Receipts the publisher has.
+    pub(crate) fn receipts_seen(&self) -> u64 {
+        self.receipts.get()
+    }
+
+    /// Returns after a change, or with the fault.
+    pub(crate) async fn changed(&self) -> Result<(), BenchError> {
+        let stalled = timeout(STALL, self.changed.notified()).await.is_err();
+        if let Some(fault) = self.fault.borrow().as_ref() {
+            return Err(fault.clone().into());
+        }
+        if stalled {
+            let state = self.state.borrow();
+            let (low, high) = (state.low, state.received.iter().max());
+            return Err(
+                format!("nothing moved for {STALL:?}: subscribers have {low} to {high:?} messages").into()
+            );
+        }
+        Ok(())
+    }
+}
