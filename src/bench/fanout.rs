@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
 use crate::lines::{self, Dialect};
@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// Core of the load
     #[arg(long, default_value_t = 1)]
     load_core: usize,
+    /// Let the load poll without ever sleeping: the server then pays no wake-ups of the load's core
+    #[arg(long)]
+    busy_poll: bool,
     /// Fail when a measurement is void or a mark is missed
     #[arg(long)]
     check: bool,
@@ -113,6 +116,10 @@ pub(crate) async fn run(
         return Err("a payload has at least 8 bytes; subscribers and windows are at least 1".into());
     }
     pin_load(options.load_core)?;
+    let mut busy = JoinSet::new();
+    if options.busy_poll {
+        busy.spawn_local(poll_for_ever());
+    }
     let (mut samples, mut faults) = (Vec::new(), Vec::new());
     let mut kinds = Vec::new();
     for kind in &options.servers {
@@ -188,6 +195,12 @@ fn pin_load(core: usize) -> Result<(), BenchError> {
     Err(format!("taskset: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
+async fn poll_for_ever() {
+    loop {
+        yield_now().await;
+    }
+}
+
 async fn open(kind: Kind, program: &std::path::Path, options: &Options) -> Result<Bench, BenchError> {
     let server = servers::start(kind, program, options.server_core).await?;
     let progress = Rc::new(Progress::new(options.subscribers));
@@ -219,14 +232,7 @@ async fn open(kind: Kind, program: &std::path::Path, options: &Options) -> Resul
         (grpc::template(bytes)?, To::Grpc(send))
     };
     let publisher = Publisher { template, buffer: Vec::new(), to };
-    Ok(Bench {
-        server,
-        progress,
-        publisher,
-        published: 0,
-        receipts: dialect.is_none(),
-        followers: followers,
-    })
+    Ok(Bench { server, progress, publisher, published: 0, receipts: dialect.is_none(), followers })
 }
 
 /// Publishes as many messages as the wanted CPU time takes and reads the server's clock before and after.
