@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// Let the load poll without ever sleeping: the server then pays no wake-ups of the load's core
     #[arg(long)]
     busy_poll: bool,
-    /// Fail when a measurement is void or a mark is missed
+    /// Fail when a measurement is void, or a mark is missed or could not be looked at
     #[arg(long)]
     check: bool,
     /// The streamward program
@@ -174,7 +174,7 @@ pub(crate) async fn run(
     } else {
         report::table(&summary, &faults, options.subscribers, options.payload_bytes, out)?;
     }
-    Ok(!options.check || (faults.is_empty() && report::marks_kept(&summary)))
+    Ok(!options.check || (faults.is_empty() && report::marks_kept(&summary, &options.windows)))
 }
 
 fn note(faults: &mut Vec<String>, log: &mut dyn Write, kind: Kind, what: &str) -> Result<(), BenchError> {

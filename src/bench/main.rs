@@ -33,7 +33,7 @@ Compare numbers of one run only; the rounds take turns among the servers, so tha
 Every subscriber checks the content, count and order of what it receives; a measurement that fails this is void.";
 
 #[derive(Parser)]
-#[command(name = "cargo bench --bench fanout --", about = "Benchmarks of streamward", long_about = LONG_ABOUT)]
+#[command(name = "fanout", bin_name = "cargo bench --bench fanout --", about = "Benchmarks of streamward", long_about = LONG_ABOUT)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -73,9 +73,10 @@ pub(crate) fn summarize(samples: &[Sample], windows: &[u64]) -> Vec<Row> {
     rows
 }
 
-/// Whether every mark that could be looked at is kept.
-pub(crate) fn marks_kept(rows: &[Row]) -> bool {
-    rows.iter().all(|row| mark(row) != Some(false))
+/// Whether this project's server was measured in every window and keeps each mark.
+pub(crate) fn marks_kept(rows: &[Row], windows: &[u64]) -> bool {
+    let kept = |window| rows.iter().any(|row| row.window == window && mark(row) == Some(true));
+    windows.iter().all(|window| kept(*window))
 }
 
 /// Whether the row keeps its mark; `None` for a peer or without a peer to compare with.
