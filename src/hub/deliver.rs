@@ -12,6 +12,7 @@ use crate::base::reason::{Cause, EndReason, Quota};
 use crate::base::topic::Topic;
 use crate::hub::cursor::{Cursor, CursorRef};
 use crate::hub::registry::StreamState;
+use crate::hub::topics::TopicState;
 use crate::hub::{Hub, Refusal};
 
 /// What a stream has to send.
@@ -100,42 +101,63 @@ impl Hub {
     }
 
     /// Ends or skips the cursors that passed their lag bound. Each is looked at once per `lag_bytes_max` published.
+    ///
+    /// A stream that was woken and has not run since is not judged: one turn's publishes may pass the bound before
+    /// its reader had a chance. The tail's own bound holds meanwhile.
     fn find_slow(&mut self, slot: u32) {
-        let lag_bytes_max = self.limits.lag_bytes_max as u64;
-        loop {
+        let mut not_run_yet = Vec::new();
+        while let Some(reference) = self.pop_behind(slot) {
             let Some(topic) = self.topics.get_mut(slot) else { return };
-            let limit = topic.tail.end().saturating_sub(lag_bytes_max);
-            let Some(Reverse((offset, reference))) = topic.behind.peek().copied() else { return };
-            if offset >= limit {
-                return;
-            }
-            topic.behind.pop();
             let Some(stream) = self.streams.get_mut(reference.stream as usize) else { continue };
+            let woken = stream.pump.is_none() && !stream.scope.is_ending();
             let Some(cursor) = live_cursor(stream, reference) else { continue };
             if cursor.waiting_at.is_some() {
                 cursor.watched = false;
                 continue;
             }
             let offset = cursor.lag_offset(&topic.tail);
-            if offset >= limit {
+            if offset >= lag_limit(topic, &self.limits) {
                 topic.behind.push(Reverse((offset, reference)));
-                continue;
+            } else if woken {
+                not_run_yet.push(Reverse((offset, reference)));
+            } else {
+                self.judge_slow(slot, reference);
             }
-            cursor.watched = false;
-            match cursor.overflow {
-                Overflow::Skip => {
-                    let newest = topic.tail.end_ordinal() - 1;
-                    let skipped = newest.checked_sub(1).and_then(|ordinal| topic.tail.sequence_of(ordinal));
-                    cursor.note_gap(skipped.unwrap_or(topic.tail.gone_through()), GapReason::LagSkipped);
-                    cursor.next = newest;
-                    cursor.watched = true;
-                    topic.behind.push(Reverse((topic.tail.offset_of(newest), reference)));
-                }
-                Overflow::Disconnect => {
-                    let note = slow_note(&topic.name, &self.limits);
-                    stream.scope.end(Cause::server(EndReason::SlowConsumer).with_note(&note));
-                    stream.wake_pump();
-                }
+        }
+        if let Some(topic) = self.topics.get_mut(slot) {
+            topic.behind.extend(not_run_yet);
+        }
+    }
+
+    /// The reference that was seen furthest behind, when that passes the bound.
+    fn pop_behind(&mut self, slot: u32) -> Option<CursorRef> {
+        let limit = lag_limit(self.topics.get(slot)?, &self.limits);
+        let topic = self.topics.get_mut(slot)?;
+        let Reverse((offset, reference)) = *topic.behind.peek()?;
+        if offset >= limit {
+            return None;
+        }
+        topic.behind.pop();
+        Some(reference)
+    }
+
+    fn judge_slow(&mut self, slot: u32, reference: CursorRef) {
+        let Some(topic) = self.topics.get_mut(slot) else { return };
+        let Some(stream) = self.streams.get_mut(reference.stream as usize) else { return };
+        let Some(cursor) = live_cursor(stream, reference) else { return };
+        match cursor.overflow {
+            Overflow::Skip => {
+                let newest = topic.tail.end_ordinal() - 1;
+                let skipped = newest.checked_sub(1).and_then(|ordinal| topic.tail.sequence_of(ordinal));
+                cursor.note_gap(skipped.unwrap_or(topic.tail.gone_through()), GapReason::LagSkipped);
+                cursor.next = newest;
+                topic.behind.push(Reverse((topic.tail.offset_of(newest), reference)));
+            }
+            Overflow::Disconnect => {
+                cursor.watched = false;
+                let note = slow_note(&topic.name, &self.limits);
+                stream.scope.end(Cause::server(EndReason::SlowConsumer).with_note(&note));
+                stream.wake_pump();
             }
         }
     }
@@ -290,6 +312,11 @@ const GAP_BYTES_MAX: usize = crate::base::limits::TOPIC_BYTES_MAX + 40;
 fn live_cursor(stream: &mut StreamState, reference: CursorRef) -> Option<&mut Cursor> {
     let cursor = stream.cursors.get_mut(usize::from(reference.index))?.as_mut()?;
     (cursor.number == reference.number).then_some(cursor)
+}
+
+/// Cursors before this offset are too far behind.
+fn lag_limit(topic: &TopicState, limits: &Limits) -> u64 {
+    topic.tail.end().saturating_sub(limits.lag_bytes_max as u64)
 }
 
 fn slow_note(topic: &Topic, limits: &Limits) -> String {

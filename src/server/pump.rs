@@ -2,13 +2,13 @@
 //! call with a status when its time is over or the connection is to close.
 
 use bytes::{Buf as _, Bytes};
-use h2::SendStream;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::Response;
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use crate::base::limits::DATA_FRAME_BYTES_MAX;
+use crate::base::limits::{DATA_FRAME_BYTES_MAX, UNARY_TIMEOUT};
 use crate::base::reason::{Cause, EndReason};
 use crate::runtime::scope::Scope;
 use crate::server::call::{ignore_gone, trailers};
@@ -57,11 +57,12 @@ async fn carry(body: &mut tonic::body::Body, send: &mut SendStream<Bytes>) {
         };
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    if !send_whole(send, data).await {
-                        return;
-                    }
-                }
+                Ok(data) => match tokio::time::timeout(UNARY_TIMEOUT, send_whole(send, data)).await {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    // Nobody reads the answer. A reset, because part of it may have left.
+                    Err(_) => return send.send_reset(Reason::CANCEL),
+                },
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         return ignore_gone(send.send_trailers(trailers));
