@@ -1,6 +1,9 @@
 //! Opening and ending connections, sessions and streams. Each kind of node has one removal path, keyed so that a
 //! stale key does nothing.
 
+use std::collections::HashMap;
+
+use slab::Slab;
 use tokio::time::Instant;
 
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
@@ -187,6 +190,11 @@ impl Hub {
         let cause = session.scope.cause().cloned()?;
         self.stats.sessions_ended[cause.reason.index()] += 1;
         self.release_connections(&session, &cause);
+        if self.sessions.is_empty() {
+            // After a storm the memory goes back.
+            self.sessions = Slab::new();
+            self.tokens = HashMap::new();
+        }
         let streams = u32::try_from(session.streams.len()).unwrap_or(u32::MAX);
         for stream in session.streams {
             if let Some(stream) = self.stream_mut(stream) {
@@ -290,6 +298,9 @@ impl Hub {
             self.remove_cursor(key, index);
         }
         let stream = self.streams.remove(key.slot as usize);
+        if self.streams.is_empty() {
+            self.streams = Slab::new();
+        }
         stream.scope.end(cause);
         let cause = stream.scope.cause().cloned()?;
         if let Some(owner) = self.session_mut(stream.session) {
