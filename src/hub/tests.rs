@@ -8,9 +8,11 @@ impl Hub {
         (0..self.limits.topics_max).filter_map(|slot| self.topics.get(slot))
     }
 
-    /// Cursors on the topics' waiting lists.
-    pub(crate) fn waiting_cursors(&self) -> usize {
-        self.all_topics().map(|topic| topic.waiting.len()).sum()
+    /// What is left of sessions and streams beside their own entries: tokens, leases, cursors that wait or count.
+    pub(crate) fn traces(&self) -> [usize; 4] {
+        let waiting = self.all_topics().map(|topic| topic.waiting.len()).sum();
+        let counted = self.all_topics().map(|topic| topic.cursors as usize).sum();
+        [self.tokens.len(), self.leases.len(), waiting, counted]
     }
 
     /// References to cursors that the topics hold, live or not.

@@ -237,7 +237,7 @@ async fn session_logged_out_ends_its_streams_everywhere_and_closes_its_own_conne
     let mut home = crowd.house.user("victim").await;
     let mut away = crowd.house.peer().await;
     let mut shared = crowd.house.user("bystander").await;
-    let bystander = shared.follow([follow(ROOM)]).await;
+    let mut bystander = shared.follow([follow(ROOM)]).await;
     let bystander_token = shared.token.clone();
     away.token.clone_from(&home.token);
     shared.token.clone_from(&home.token);
@@ -263,6 +263,10 @@ async fn session_logged_out_ends_its_streams_everywhere_and_closes_its_own_conne
     assert!(bystander.tape.is_live());
     assert_eq!(bystander.tape.events(ROOM), crowd.accepted);
     shared.token = bystander_token;
+    shared.heartbeat().await.unwrap();
+    bystander.half_close();
+    pass(30).await;
+    assert_eq!(shared.closed(), None, "nor is it closed later: its other session lives");
     shared.heartbeat().await.unwrap();
     let refused = away_call(&mut crowd.house, home.token.clone()).await;
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);

@@ -1,4 +1,5 @@
-//! Random scripts against the model. `STREAMWARD_SEED=<n>` runs one again, `STREAMWARD_SEEDS=<n>` runs more.
+//! Random scripts against the model. `STREAMWARD_SEED=<n>` runs one again, with `STREAMWARD_TRACE=1` step by step;
+//! `STREAMWARD_SEEDS=<n>` runs more.
 
 use super::script::{Exit, From, Stage, Step, TOPICS};
 use crate::daemon::Stopped;

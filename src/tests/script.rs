@@ -147,7 +147,7 @@ impl Stage {
         let mut house = House::with(|limits, _| {
             limits.lag_bytes_max = 6000;
             limits.tail_bytes_max = 10_000;
-            limits.tails_bytes_max = 40_000;
+            limits.tails_bytes_max = 15_000;
             limits.sessions_per_user_max = 64;
         });
         let mut talker = house.user("talker").await;
