@@ -145,9 +145,9 @@ pub(super) fn topic(number: u8) -> String {
 impl Stage {
     pub(super) async fn new() -> Self {
         let mut house = House::with(|limits, _| {
-            limits.lag_bytes_max = 6000;
-            limits.tail_bytes_max = 10_000;
-            limits.tails_bytes_max = 15_000;
+            limits.lag_bytes_max = 3000;
+            limits.tail_bytes_max = 5000;
+            limits.tails_bytes_max = 6000;
             limits.sessions_per_user_max = 64;
         });
         let mut talker = house.user("talker").await;
