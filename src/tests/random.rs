@@ -5,7 +5,7 @@ use super::script::{Exit, From, Stage, Step, TOPICS};
 use crate::daemon::Stopped;
 
 /// Seeds of one run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 250;
 /// Clients of a script.
 const CLIENTS: u8 = 5;
 
