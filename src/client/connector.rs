@@ -14,8 +14,8 @@ use http::uri::Authority;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tonic::codegen::Service;
 use tonic::transport::{self, Channel};
-use tower_service::Service;
 
 use crate::client::error::{ClientError, EndpointError, innermost, io_kind};
 use crate::client::session::Client;

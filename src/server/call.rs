@@ -46,8 +46,7 @@ pub(super) fn run(
     };
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         // The client has given up by now: nothing is carried out.
-        let cause = Cause::server(EndReason::DeadlineExceeded);
-        refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
+        refuse_late(&mut respond);
         return Box::pin(std::future::ready(()));
     }
     let core = Arc::clone(core);
@@ -144,18 +143,32 @@ async fn generated(
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let latest = Instant::now() + UNARY_TIMEOUT;
-    let until = deadline.map_or(latest, |deadline| deadline.min(latest));
-    let answer = tokio::select! {
-        biased;
-        answer = dispatch(&core, &peer, request) => answer,
-        () = tokio::time::sleep_until(until) => {
-            let cause = Cause::server(EndReason::DeadlineExceeded);
-            return refuse(&mut respond, &status::ended(&cause, &status::EndFacts::default()));
-        }
-        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
-    };
+    let Some(answer) = in_time(deadline, &mut respond, dispatch(&core, &peer, request)).await else { return };
     pump::run(&peer.scope, deadline, answer, respond).await;
+}
+
+/// Waits for an answer as long as the call may take. `None` when its time is over, which the client is told, or when
+/// the client reset it.
+pub(super) async fn in_time<A>(
+    deadline: Option<Instant>,
+    respond: &mut SendResponse<Bytes>,
+    answer: impl Future<Output = A>,
+) -> Option<A> {
+    let latest = Instant::now() + UNARY_TIMEOUT;
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = tokio::time::sleep_until(deadline.map_or(latest, |deadline| deadline.min(latest))) => {
+            refuse_late(respond);
+            None
+        }
+        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => None,
+    }
+}
+
+fn refuse_late(respond: &mut SendResponse<Bytes>) {
+    let cause = Cause::server(EndReason::DeadlineExceeded);
+    refuse(respond, &status::ended(&cause, &status::EndFacts::default()));
 }
 
 async fn dispatch(

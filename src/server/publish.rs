@@ -11,12 +11,12 @@ use tonic::Status;
 
 use crate::base::event::Position;
 use crate::base::id::SessionKey;
-use crate::base::limits::{CONTENT_TYPE_BYTES_MAX, MESSAGE_ID_BYTES_MAX, UNARY_TIMEOUT};
+use crate::base::limits::{CONTENT_TYPE_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason, Quota};
 use crate::base::topic::Topic;
 use crate::runtime::phase::Phase;
-use crate::server::call::{begin, ignore_gone, refuse, trailers};
+use crate::server::call::{begin, ignore_gone, in_time, refuse, trailers};
 use crate::server::{Core, Peer, auth};
 use crate::wire::codec::{Deframer, FrameError, PREFIX_BYTES, prefix};
 use crate::wire::convert::EventFields;
@@ -102,17 +102,7 @@ pub(super) async fn serve(
     request: Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let latest = Instant::now() + UNARY_TIMEOUT;
-    let until = deadline.map_or(latest, |deadline| deadline.min(latest));
-    let answer = tokio::select! {
-        biased;
-        answer = answer(&core, &peer, request) => answer,
-        () = tokio::time::sleep_until(until) => {
-            let cause = Cause::server(EndReason::DeadlineExceeded);
-            Err(Box::new(ended(&cause, &EndFacts::default())))
-        }
-        _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => return,
-    };
+    let Some(answer) = in_time(deadline, &mut respond, answer(&core, &peer, request)).await else { return };
     match answer {
         Ok(response) => {
             let Ok(mut send) = begin(&mut respond) else { return };
