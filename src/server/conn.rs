@@ -14,12 +14,18 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::base::limits::UNSENT_BYTES_MAX;
+use crate::server::authority::AuthorityFilter;
 
 /// What can carry a connection.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the kernel forget unsent bytes when the transport is dropped: a peer that does not read would keep up
     /// to megabytes of them otherwise.
     fn forget_unsent(&self);
+
+    /// Whether clients of this transport may send an `:authority` that h2 refuses.
+    fn has_odd_authority(&self) -> bool {
+        false
+    }
 }
 
 impl Transport for TcpStream {
@@ -32,6 +38,10 @@ impl Transport for TcpStream {
 
 impl Transport for UnixStream {
     fn forget_unsent(&self) {}
+
+    fn has_odd_authority(&self) -> bool {
+        true
+    }
 }
 
 impl Transport for DuplexStream {
@@ -117,6 +127,7 @@ struct Gathered<T: Transport> {
     unsent: Vec<u8>,
     /// How much of `unsent` the kernel has taken.
     sent_bytes: usize,
+    authority: Option<Box<AuthorityFilter>>,
     /// Whether `unsent` is the buffer of [`SPARE`], to be given back in this turn.
     borrowed: bool,
 }
@@ -130,8 +141,15 @@ impl<T: Transport> Conn<T> {
     /// Wraps a transport.
     pub fn new(io: T) -> (Self, Drain<T>, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
-        let gathered =
-            Gathered { io, meter: Arc::clone(&meter), unsent: Vec::new(), sent_bytes: 0, borrowed: false };
+        let authority = io.has_odd_authority().then(|| Box::new(AuthorityFilter::new()));
+        let gathered = Gathered {
+            io,
+            authority,
+            meter: Arc::clone(&meter),
+            unsent: Vec::new(),
+            sent_bytes: 0,
+            borrowed: false,
+        };
         let gathered = Arc::new(Mutex::new(gathered));
         (Self(Arc::clone(&gathered)), Drain(gathered), meter)
     }
@@ -226,6 +244,9 @@ impl<T: Transport> AsyncRead for Conn<T> {
         let read = buf.filled().len() - before;
         if read > 0 {
             gathered.meter.read(read);
+            if let Some(filter) = &mut gathered.authority {
+                filter.pass(&mut buf.filled_mut()[before..]);
+            }
         }
         result
     }

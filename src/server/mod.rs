@@ -11,6 +11,7 @@ pub mod connection;
 
 mod admin;
 mod auth;
+mod authority;
 mod call;
 mod health;
 mod inbound;

@@ -337,7 +337,7 @@ class Hub:
     def admin_channel(self):
         if self._admin is None:
             # C-core's own authority of a Unix socket is its escaped path, which is no authority to the server's HTTP/2.
-            options = OWN_CONNECTION + [("grpc.default_authority", "localhost")]
+            options = OWN_CONNECTION
             self._admin = self._channels.enter_context(grpc.insecure_channel(self.admin_target, options))
         return self._admin
 
