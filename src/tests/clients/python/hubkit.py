@@ -336,9 +336,9 @@ class Hub:
     @property
     def admin_channel(self):
         if self._admin is None:
-            # C-core's own authority of a Unix socket is its escaped path, which is no authority to the server's HTTP/2.
-            options = OWN_CONNECTION
-            self._admin = self._channels.enter_context(grpc.insecure_channel(self.admin_target, options))
+            # No option for the authority: C-core's own, the escaped path, must do.
+            channel = grpc.insecure_channel(self.admin_target, OWN_CONNECTION)
+            self._admin = self._channels.enter_context(channel)
         return self._admin
 
     @property
