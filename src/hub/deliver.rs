@@ -31,13 +31,6 @@ pub enum Want {
     Gone,
 }
 
-/// What was taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// Events among it.
-    pub events: u64,
-}
-
 /// Encodes a gap as a frame element.
 pub type EncodeGap = fn(&Topic, Gap, &mut Vec<u8>);
 
@@ -220,16 +213,9 @@ impl Hub {
 
     /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
     /// events per ready topic in turn.
-    pub fn take(
-        &mut self,
-        key: StreamKey,
-        bytes_max: usize,
-        encode_gap: EncodeGap,
-        out: &mut Vec<u8>,
-    ) -> Taken {
-        let mut taken = Taken::default();
+    pub fn take(&mut self, key: StreamKey, bytes_max: usize, encode_gap: EncodeGap, out: &mut Vec<u8>) {
         let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
-            return taken;
+            return;
         };
         let begin = out.len();
         out.append(&mut stream.control);
@@ -254,7 +240,6 @@ impl Hub {
                 out.extend_from_slice(run.bytes);
                 cursor.next += run.count;
                 cursor.sequence = run.last_sequence;
-                taken.events += run.count;
                 stream.delivered.events += run.count;
                 stream.delivered.bytes += run.bytes.len() as u64;
                 stream.delivered.last_sequence = stream.delivered.last_sequence.max(run.last_sequence);
@@ -269,7 +254,6 @@ impl Hub {
                 topic.waiting.push(CursorRef { stream: key.slot, index, number: cursor.number });
             }
         }
-        taken
     }
 
     /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.

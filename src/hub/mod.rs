@@ -33,7 +33,7 @@ use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
 use crate::runtime::scope::Scope;
 
-pub use deliver::{EncodeGap, Taken, Want};
+pub use deliver::{EncodeGap, Want};
 pub use lifecycle::{Cancelled, LoggedOut, Login};
 pub use subscribe::Subscribed;
 
