@@ -51,7 +51,7 @@ pub const UNSENT_BYTES_MAX: usize = 64 * 1024;
 pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).
 pub const GOAWAY_PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long with less window than was ever granted and a message larger than that, it is sent in parts.
+/// A message larger than half of the most window ever granted waits this long for it, then it is sent in parts.
 pub const PARTIAL_SEND_AFTER: Duration = Duration::from_secs(1);
 /// A cancel this near to the call's deadline is the client's own timer: both run from the same `grpc-timeout`.
 pub const DEADLINE_CANCEL_SLACK: Duration = Duration::from_millis(100);

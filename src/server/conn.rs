@@ -51,7 +51,6 @@ impl Transport for DuplexStream {
 /// What is known of a connection's bytes; shared with whoever watches it.
 #[derive(Debug, Default)]
 pub struct Meter {
-    read_bytes: AtomicU64,
     written_bytes: AtomicU64,
     read_at: Mutex<Option<Instant>>,
     blocked_since: Mutex<Option<Instant>>,
@@ -59,12 +58,6 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Bytes read so far.
-    #[must_use]
-    pub fn read_bytes(&self) -> u64 {
-        self.read_bytes.load(Ordering::Relaxed)
-    }
-
     /// When the peer was last heard of.
     #[must_use]
     pub fn read_at(&self) -> Option<Instant> {
@@ -88,8 +81,7 @@ impl Meter {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    fn read(&self, bytes: usize) {
-        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn heard(&self) {
         *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -241,9 +233,8 @@ impl<T: Transport> AsyncRead for Conn<T> {
         let mut gathered = self.lock();
         let before = buf.filled().len();
         let result = Pin::new(&mut gathered.io).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if read > 0 {
-            gathered.meter.read(read);
+        if buf.filled().len() > before {
+            gathered.meter.heard();
             if let Some(filter) = &mut gathered.authority {
                 filter.pass(&mut buf.filled_mut()[before..]);
             }

@@ -33,7 +33,7 @@ pub(super) struct Outbound {
     rest: Bytes,
     /// Capacity asked of h2 and not used yet.
     reserved: usize,
-    /// The most window ever granted; larger messages can leave only in parts.
+    /// The most window ever granted; messages larger than half of it may have to leave in parts.
     granted_max: usize,
     /// Whether a larger one has been waited for in vain.
     in_parts: bool,
@@ -150,7 +150,8 @@ impl Outbound {
     /// Asks h2 for up to `most` bytes and says whether at least `least`, a whole message, may be sent now.
     ///
     /// A status can follow only a whole message, and a client that stalls leaves some odd rest of its window. So a
-    /// message that fits what was ever granted waits until it fits; only a larger one goes in parts.
+    /// message of up to half of the most window ever granted waits until it fits; a larger one goes in parts, at once
+    /// to a peer that keeps up and after [`PARTIAL_SEND_AFTER`] to one that does not.
     fn room(&mut self, least: usize, most: usize, cx: &mut Context<'_>) -> Room {
         let most = most.max(least);
         if self.granted_max == 0 {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::base::id::SessionKey;
 use crate::base::principal::{Principal, PrincipalError};
 use crate::base::reason::{Cause, EndReason};
 use crate::hub::registry::Token;
@@ -23,6 +24,14 @@ pub(super) struct SessionApi(pub(super) Arc<Core>);
 /// What the connection put beside the request.
 pub(super) fn peer_of<T>(request: &Request<T>) -> Result<Peer, Status> {
     request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("the call has no connection"))
+}
+
+impl SessionApi {
+    fn session_of<T>(&self, request: &Request<T>) -> Result<SessionKey, Status> {
+        let peer = peer_of(request)?;
+        let known = auth::session(&self.0, &peer, request.metadata().as_ref());
+        known.map(|(session, _)| session).map_err(|status| *status)
+    }
 }
 
 #[tonic::async_trait]
@@ -82,9 +91,7 @@ impl SessionService for SessionApi {
         &self,
         request: Request<v1::LogoutRequest>,
     ) -> Result<Response<v1::LogoutResponse>, Status> {
-        let peer = peer_of(&request)?;
-        let headers = request.metadata().clone().into_headers();
-        let (session, _) = auth::session(&self.0, &peer, &headers).map_err(|status| *status)?;
+        let session = self.session_of(&request)?;
         let cause = Cause::client(EndReason::SessionLoggedOut);
         let ended = self.0.end_session_and_wait(session, cause).await;
         log::info!("{session} logged out");

@@ -6,9 +6,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::base::reason::EndReason;
-
-/// `ErrorInfo.domain` of every end the server tells.
-pub const DOMAIN: &str = "streamward";
+use crate::wire::status::DOMAIN;
 
 /// Why a call ended or was refused, and what the client may do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
