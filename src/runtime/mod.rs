@@ -1,4 +1,6 @@
-//! Mechanisms without a domain word: ownership of tasks, and the phases of stopping.
+//! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure.
 
 pub mod phase;
+pub mod pressure;
 pub mod scope;
+pub mod vitals;

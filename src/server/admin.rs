@@ -135,6 +135,13 @@ impl AdminService for AdminApi {
         Ok(Response::new(cancel_response(cancelled)))
     }
 
+    async fn plan_shed(
+        &self,
+        _: Request<v1::PlanShedRequest>,
+    ) -> Result<Response<v1::PlanShedResponse>, Status> {
+        Ok(Response::new(v1::PlanShedResponse::default()))
+    }
+
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let cause = admin_cause(&peer_of(&request)?, &request.get_ref().note)?;
         let status = server_status(&self.0);
@@ -312,6 +319,7 @@ fn server_status(core: &Core) -> v1::ServerStatus {
         logins: stats.logins,
         accept_errors: core.accept_errors(),
         publishes_refused: stats.publishes_refused,
+        ..v1::ServerStatus::default()
     }
 }
 

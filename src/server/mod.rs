@@ -39,6 +39,7 @@ use crate::bus::{Bus, lock};
 use crate::hub::{Hub, LoggedOut};
 use crate::runtime::phase::{Phase, PhaseCell};
 use crate::runtime::scope::Scope;
+use crate::runtime::vitals::Vitals;
 use crate::wire::v1::notice::Kind;
 use crate::wire::{convert, v1};
 
@@ -58,6 +59,7 @@ pub struct Core {
     pub deadlines_changed: Notify,
     drain_asked: watch::Sender<Option<Cause>>,
     accept_errors: AtomicU64,
+    vitals: Mutex<Vitals>,
 }
 
 /// What a call knows of the connection it came on.
@@ -87,6 +89,7 @@ impl Core {
             deadlines_changed: Notify::new(),
             drain_asked: watch::Sender::new(None),
             accept_errors: AtomicU64::new(0),
+            vitals: Mutex::new(Vitals::default()),
         })
     }
 
@@ -180,6 +183,17 @@ impl Core {
             // The sender lives as long as the core.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// What the monitor last found.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        *self.vitals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Replaces what the monitor last found.
+    pub fn set_vitals(&self, vitals: Vitals) {
+        *self.vitals.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = vitals;
     }
 
     /// Accept errors since the start.
