@@ -59,6 +59,10 @@ pub const DEADLINE_CANCEL_SLACK: Duration = Duration::from_millis(100);
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sleep after an accept error that means the machine is out of something.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
+/// A topic that nobody follows and that holds nothing is forgotten after this long.
+pub const EMPTY_TOPIC_TIMEOUT: Duration = Duration::from_secs(300);
+/// A client not heard of for this many heartbeat intervals has missed one (MQTT 5, 3.1.2.10: one and a half).
+pub const STALE_HEARTBEATS: f64 = 1.5;
 /// At most one warning per kind of accept error in this time.
 pub const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(60);
 /// Pending connections in the kernel's accept queue.
@@ -206,6 +210,15 @@ impl Default for Shutdown {
 }
 
 impl Limits {
+    /// How often clients are told to heartbeat: often enough for the idle timeout of their streams too.
+    #[must_use]
+    pub fn told_heartbeat_interval(&self) -> Duration {
+        if self.stream_idle_timeout.is_zero() {
+            return self.heartbeat_interval;
+        }
+        self.heartbeat_interval.min(self.stream_idle_timeout / 2)
+    }
+
     /// The largest encoded event: what one message may take in a tail.
     #[must_use]
     pub const fn event_bytes_max(&self) -> usize {

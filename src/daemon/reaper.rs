@@ -1,31 +1,34 @@
-//! Ends what ran out of time. Sleeps until the nearest deadline; nothing is scanned.
+//! Ends what was quiet for too long. Sleeps until the nearest deadline; nothing is scanned.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::runtime::scope::Scope;
 use crate::server::Core;
 
-/// Ends expired sessions until `upkeep` ends.
+/// Reaps until `upkeep` ends.
 pub async fn run(core: Arc<Core>, upkeep: Scope) {
+    let mut timer = pin!(sleep_until(Instant::now()));
     loop {
-        let next = core.hub().next_deadline();
-        let due = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next).await,
-                None => std::future::pending().await,
+        // Asked for at each poll: the hub wakes us when a nearer deadline came.
+        let due = poll_fn(|cx| {
+            let Some(next) = core.hub().await_deadline(cx.waker()) else { return Poll::Pending };
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
             }
-        };
+            timer.as_mut().poll(cx)
+        });
         tokio::select! {
             () = due => {
-                let expired = core.hub().expire(Instant::now());
+                let expired = core.hub().reap(Instant::now());
                 for session in expired {
                     log::info!("{session} expired: no heartbeat and no traffic for its lease");
                 }
             }
-            // A lease may have become the nearest one.
-            () = core.deadlines_changed.notified() => {}
             () = upkeep.ending() => return,
         }
     }

@@ -60,7 +60,9 @@ impl Hub {
         topic.tail.append(sequence, bytes_hint, |bytes| encode(sequence, bytes));
         topic.tail.evict(self.limits.tail_bytes_max);
         self.sequence = sequence;
-        self.topics.published(slot, self.limits.tails_bytes_max);
+        if self.topics.published(slot, self.limits.tails_bytes_max, now) {
+            self.rearm();
+        }
         self.wake_waiting(slot);
         self.find_slow(slot);
         Ok(sequence)

@@ -60,15 +60,30 @@ impl Hub {
                 started_at: now,
                 streams: 0,
                 sessions: Vec::new(),
+                was_called: false,
+                in_use: false,
+                unused_since: None,
+                unused_entry: None,
                 close_when_unused: None,
             },
         );
+        self.deadlines.logins.insert(now, id);
+        self.rearm();
         (id, scope)
     }
 
     /// Forgets a transport that is gone.
     pub fn close_connection(&mut self, id: ConnectionId) {
-        self.connections.remove(&id);
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.deadlines.logins.remove(connection.started_at, id);
+        if let Some(entry) = connection.unused_entry {
+            self.deadlines.unused.remove(entry, id);
+        }
+        for session in connection.sessions {
+            if let Some(session) = self.session_mut(session) {
+                session.connections.retain(|other| *other != id);
+            }
+        }
     }
 
     /// Opens a session; a live one of the same user and client name ends with `SESSION_TAKEN_OVER`.
@@ -112,19 +127,21 @@ impl Hub {
         // The count was checked against a u32 limit.
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = SessionKey { slot, incarnation: self.session_incarnations };
-        let lease_until = now + self.limits.lease;
         entry.insert(SessionState {
             key,
             principal,
             token: token.clone(),
             scope: self.service.child(),
             started_at: now,
-            lease_until,
-            lease_entry: lease_until,
+            heard_at: now,
+            heartbeat_at: now,
+            lease_entry: now,
             streams: Vec::new(),
+            connections: Vec::new(),
         });
         self.tokens.insert(token, key);
-        self.leases.insert(lease_until, key);
+        self.deadlines.leases.insert(now, key);
+        self.rearm();
         key
     }
 
@@ -141,43 +158,16 @@ impl Hub {
         self.session(key).map(|session| (key, session.principal.clone()))
     }
 
-    fn note_use(&mut self, session: SessionKey, connection: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&connection)
-            && !connection.sessions.contains(&session)
-        {
-            connection.sessions.push(session);
+    fn note_use(&mut self, session: SessionKey, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.sessions.contains(&session) {
+            return;
         }
-    }
-
-    /// Renews a lease: a heartbeat, or any traffic from the client.
-    pub fn renew(&mut self, key: SessionKey, now: Instant) {
-        let lease_until = now + self.limits.lease;
-        if let Some(session) = self.session_mut(key) {
-            session.lease_until = lease_until;
+        connection.sessions.push(session);
+        connection.unused_since = None;
+        if let Some(session) = self.session_mut(session) {
+            session.connections.push(id);
         }
-    }
-
-    /// When the next lease may run out.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.leases.next()
-    }
-
-    /// Ends the sessions whose lease has run out; says which.
-    pub fn expire(&mut self, now: Instant) -> Vec<SessionKey> {
-        let mut expired = Vec::new();
-        while let Some(key) = self.leases.pop_due(now) {
-            let Some(session) = self.session_mut(key) else { continue };
-            if session.lease_until > now {
-                session.lease_entry = session.lease_until;
-                let lease_until = session.lease_until;
-                self.leases.insert(lease_until, key);
-            } else {
-                self.end_session(key, Cause::server(EndReason::SessionExpired), now);
-                expired.push(key);
-            }
-        }
-        expired
     }
 
     /// Ends a session and with it its streams: the one removal path of sessions. A stale key does nothing.
@@ -185,11 +175,11 @@ impl Hub {
         self.session(key)?;
         let session = self.sessions.remove(key.slot as usize);
         self.tokens.remove(&session.token);
-        self.leases.remove(session.lease_entry, key);
+        self.deadlines.leases.remove(session.lease_entry, key);
         session.scope.end(cause);
         let cause = session.scope.cause().cloned()?;
         self.stats.sessions_ended[cause.reason.index()] += 1;
-        self.release_connections(&session, &cause);
+        self.release_connections(&session, &cause, now);
         if self.sessions.is_empty() {
             // After a storm the memory goes back.
             self.sessions = Slab::new();
@@ -215,12 +205,12 @@ impl Hub {
 
     /// A session leaves its connections. After a logout, those that carry no other session's stream are closed as
     /// soon as its own streams are gone.
-    fn release_connections(&mut self, session: &SessionState, cause: &Cause) {
-        for (id, connection) in &mut self.connections {
-            let Some(at) = connection.sessions.iter().position(|other| *other == session.key) else {
-                continue;
-            };
-            connection.sessions.swap_remove(at);
+    fn release_connections(&mut self, session: &SessionState, cause: &Cause, now: Instant) {
+        for id in &session.connections {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.sessions.retain(|other| *other != session.key);
+            }
+            self.look_at_use(*id, now);
             if cause.reason != EndReason::SessionLoggedOut {
                 continue;
             }
@@ -228,6 +218,7 @@ impl Hub {
                 self.streams.get(key.slot as usize).is_some_and(|stream| stream.connection == *id)
             };
             let own = session.streams.iter().filter(carried).count();
+            let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.streams as usize == own {
                 connection.close_when_unused = Some(cause.clone());
                 connection.close_if_unused();
@@ -269,6 +260,8 @@ impl Hub {
             started_at: now,
             deadline,
             delivered: Delivered::default(),
+            heard_at: now,
+            quiet_entry: now,
             _running: running,
             cursors: Vec::new(),
             ready: std::collections::VecDeque::new(),
@@ -279,6 +272,8 @@ impl Hub {
         if let Some(owner) = self.session_mut(session) {
             owner.streams.push(key);
         }
+        self.deadlines.streams.insert(now, key);
+        self.rearm();
         Ok((key, scope))
     }
 
@@ -295,9 +290,10 @@ impl Hub {
     pub fn close_stream(&mut self, key: StreamKey, cause: Cause, now: Instant) -> Option<Cause> {
         let lag_bytes = self.lag_bytes(key)?;
         for index in 0..self.stream(key)?.cursors.len() {
-            self.remove_cursor(key, index);
+            self.remove_cursor(key, index, now);
         }
         let stream = self.streams.remove(key.slot as usize);
+        self.deadlines.streams.remove(stream.quiet_entry, key);
         if self.streams.is_empty() {
             self.streams = Slab::new();
         }

@@ -13,6 +13,7 @@ pub mod topics;
 
 mod deliver;
 mod lifecycle;
+mod reap;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::registry::{ConnectionState, EndedRing, SessionState, StreamState, Token};
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
+use crate::runtime::pressure::Permille;
 use crate::runtime::scope::Scope;
 
 pub use deliver::{EncodeGap, Want};
@@ -55,7 +57,8 @@ pub struct Hub {
     connections: BTreeMap<ConnectionId, ConnectionState>,
     connection_numbers: u64,
     topics: Topics,
-    leases: Deadlines<SessionKey>,
+    deadlines: Deadlines,
+    idle_scale: Permille,
     ended: EndedRing,
     stats: Stats,
 }
@@ -105,7 +108,8 @@ impl Hub {
             cursor_numbers: 0,
             connections: BTreeMap::new(),
             connection_numbers: 0,
-            leases: Deadlines::default(),
+            deadlines: Deadlines::default(),
+            idle_scale: 1000,
             ended: EndedRing::default(),
             stats: Stats::default(),
         }
@@ -126,6 +130,7 @@ impl Hub {
     /// Puts new bounds in force. What is above a lowered bound stays until it ends.
     pub fn set_limits(&mut self, limits: Arc<Limits>) {
         self.limits = limits;
+        self.rearm();
     }
 
     fn stream(&self, key: StreamKey) -> Option<&StreamState> {

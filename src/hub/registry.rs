@@ -57,6 +57,14 @@ pub struct ConnectionState {
     pub streams: u32,
     /// Live sessions that have used it.
     pub sessions: Vec<SessionKey>,
+    /// Whether a call ever came.
+    pub(super) was_called: bool,
+    /// Whether a call is under way.
+    pub(super) in_use: bool,
+    /// Since when there is neither a call nor a session; `None` while there is one.
+    pub(super) unused_since: Option<Instant>,
+    /// Its place in the set of unused connections, `unused_since` or an earlier time.
+    pub(super) unused_entry: Option<Instant>,
     /// Set when its session logged out: it is closed when its last stream is gone.
     pub(super) close_when_unused: Option<Cause>,
 }
@@ -83,12 +91,16 @@ pub struct SessionState {
     pub scope: Scope,
     /// When it logged in.
     pub started_at: Instant,
-    /// It ends then, if nothing renews it.
-    pub lease_until: Instant,
-    /// Under which instant the lease stands in the set of deadlines.
+    /// When its client was last heard of, by whatever traffic.
+    pub heard_at: Instant,
+    /// When its client last sent a heartbeat, which speaks for all of its streams.
+    pub(super) heartbeat_at: Instant,
+    /// Its place in the set of leases, `heard_at` or an earlier time.
     pub(super) lease_entry: Instant,
     /// Its live streams.
     pub streams: Vec<StreamKey>,
+    /// Open connections it has used.
+    pub connections: Vec<ConnectionId>,
 }
 
 /// What a stream has delivered.
@@ -123,6 +135,10 @@ pub struct StreamState {
     pub deadline: Option<Instant>,
     /// What it has delivered.
     pub delivered: Delivered,
+    /// When its client last sent anything on it.
+    pub(super) heard_at: Instant,
+    /// Its place in the set of quiet streams, `heard_at` or an earlier time.
+    pub(super) quiet_entry: Instant,
     /// Keeps the session's end from being finished while the stream is there.
     pub(super) _running: TaskTrackerToken,
     pub(super) cursors: Vec<Option<Cursor>>,

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use tokio::time::Instant;
+
 use crate::base::event::{Gap, GapReason, Overflow, Position, Start};
 use crate::base::id::StreamKey;
 use crate::base::reason::Quota;
@@ -51,6 +53,8 @@ impl Hub {
             .ok_or(Refusal::Quota(Quota { key: "limits.topics_max", value: u64::from(limits.topics_max) }))?;
         let topic = self.topics.get_mut(topic_slot).ok_or(Refusal::StreamGone)?;
         topic.cursors += 1;
+        self.topics.note_use(topic_slot);
+        let topic = self.topics.get_mut(topic_slot).ok_or(Refusal::StreamGone)?;
         let place = place(&topic.tail, &self.epoch.0, self.sequence, start);
         self.cursor_numbers += 1;
         let cursor = Cursor {
@@ -95,16 +99,16 @@ impl Hub {
     ///
     /// # Errors
     /// When the stream is gone or does not follow it.
-    pub fn unsubscribe(&mut self, key: StreamKey, name: &Topic) -> Result<(), Refusal> {
+    pub fn unsubscribe(&mut self, key: StreamKey, name: &Topic, now: Instant) -> Result<(), Refusal> {
         let stream = self.stream(key).ok_or(Refusal::StreamGone)?;
         let follows = |cursor: &Option<Cursor>| cursor.as_ref().is_some_and(|cursor| cursor.name == *name);
         let index =
             stream.cursors.iter().position(follows).ok_or(Refusal::NotSubscribed(name.to_string()))?;
-        self.remove_cursor(key, index);
+        self.remove_cursor(key, index, now);
         Ok(())
     }
 
-    pub(super) fn remove_cursor(&mut self, key: StreamKey, index: usize) {
+    pub(super) fn remove_cursor(&mut self, key: StreamKey, index: usize, now: Instant) {
         let Some(stream) = self.stream_mut(key) else { return };
         let Some(cursor) = stream.cursors.get_mut(index).and_then(Option::take) else { return };
         stream.ready.retain(|at| usize::from(*at) != index);
@@ -118,6 +122,9 @@ impl Hub {
             }
         }
         self.forget_references(cursor.topic);
+        if self.topics.look_at_use(cursor.topic, now) {
+            self.rearm();
+        }
     }
 
     /// Drops references to cursors that are gone, once they are the most of those a topic holds. A live cursor has at

@@ -12,7 +12,10 @@ impl Hub {
     pub(crate) fn traces(&self) -> [usize; 4] {
         let waiting = self.all_topics().map(|topic| topic.waiting.len()).sum();
         let counted = self.all_topics().map(|topic| topic.cursors as usize).sum();
-        [self.tokens.len(), self.leases.len(), waiting, counted]
+        let deadlines = &self.deadlines;
+        let quiet =
+            [deadlines.leases.len(), deadlines.streams.len(), deadlines.logins.len(), deadlines.unused.len()];
+        [self.tokens.len(), quiet.iter().sum(), waiting, counted]
     }
 
     /// References to cursors that the topics hold, live or not.

@@ -2,11 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
 
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::base::topic::Topic;
 use crate::hub::cursor::CursorRef;
+use crate::hub::deadlines::Quiet;
 use crate::hub::tail::Tail;
 
 /// One topic.
@@ -21,6 +24,8 @@ pub struct TopicState {
     /// Live cursors.
     pub(super) cursors: u32,
     held_bytes: usize,
+    /// Since when nobody follows it and it holds nothing; its place in the set of empty topics.
+    empty_since: Option<Instant>,
     /// Whether it stands in the list of tails that hold something.
     listed: bool,
     newer: Option<u32>,
@@ -36,6 +41,7 @@ pub struct Topics {
     newest: Option<u32>,
     oldest: Option<u32>,
     held_bytes: usize,
+    empty: Quiet<u32>,
     /// Highest sequence that was in a topic no longer in the table.
     gone_through: u64,
 }
@@ -87,6 +93,7 @@ impl Topics {
             behind: BinaryHeap::new(),
             cursors: 0,
             held_bytes: 0,
+            empty_since: None,
             listed: false,
             newer: None,
             older: None,
@@ -98,13 +105,13 @@ impl Topics {
 
     /// A topic nobody follows: one that holds nothing, else the least recently published.
     fn least_useful(&self) -> Option<u32> {
-        let empty = self.slots.iter().find(|(_, topic)| topic.cursors == 0 && !topic.listed);
-        let empty = empty.and_then(|(slot, _)| u32::try_from(slot).ok());
+        let empty = self.empty.first().map(|(_, slot)| slot);
         empty.or_else(|| self.oldest_first().find(|(_, topic)| topic.cursors == 0).map(|(slot, _)| slot))
     }
 
     fn remove(&mut self, slot: u32) {
         self.unlink(slot);
+        self.note_use(slot);
         if let Some(topic) = self.slots.try_remove(slot as usize) {
             self.by_name.remove(&topic.name);
             self.held_bytes -= topic.held_bytes;
@@ -112,11 +119,48 @@ impl Topics {
         }
     }
 
-    /// Books what a topic holds now, makes it the most recent and keeps all tails within `held_bytes_max`.
-    pub(super) fn published(&mut self, slot: u32, held_bytes_max: usize) {
+    /// Topics that nobody follows and that hold nothing.
+    pub(super) fn empty(&self) -> &Quiet<u32> {
+        &self.empty
+    }
+
+    /// Notes whether a topic is of any use now; true when it just ceased to be.
+    pub(super) fn look_at_use(&mut self, slot: u32, now: Instant) -> bool {
+        let Some(topic) = self.slots.get_mut(slot as usize) else { return false };
+        if topic.cursors > 0 || topic.listed || topic.empty_since.is_some() {
+            return false;
+        }
+        topic.empty_since = Some(now);
+        self.empty.insert(now, slot);
+        true
+    }
+
+    /// A topic is followed or published to.
+    pub(super) fn note_use(&mut self, slot: u32) {
+        if let Some(since) = self.get_mut(slot).and_then(|topic| topic.empty_since.take()) {
+            self.empty.remove(since, slot);
+        }
+    }
+
+    /// Forgets the topics that have been empty for that long.
+    pub(super) fn forget_empty(&mut self, timeout: Duration, now: Instant) {
+        while let Some(slot) = self.empty.pop_due(timeout, now) {
+            self.remove(slot);
+        }
+        if self.slots.is_empty() {
+            // After a storm the memory goes back.
+            (self.slots, self.by_name) = (Slab::new(), HashMap::new());
+        }
+    }
+
+    /// Books what a topic holds now, makes it the most recent and keeps all tails within `held_bytes_max`. Returns
+    /// whether others had to give way.
+    pub(super) fn published(&mut self, slot: u32, held_bytes_max: usize, now: Instant) -> bool {
+        self.note_use(slot);
         self.unlink(slot);
         self.link_newest(slot);
         self.book(slot);
+        let mut gave_way = false;
         while self.held_bytes > held_bytes_max {
             let Some(victim) = self.oldest.filter(|victim| *victim != slot) else { break };
             if let Some(topic) = self.get_mut(victim) {
@@ -124,7 +168,10 @@ impl Topics {
             }
             self.unlink(victim);
             self.book(victim);
+            self.look_at_use(victim, now);
+            gave_way = true;
         }
+        gave_way
     }
 
     fn book(&mut self, slot: u32) {
@@ -178,7 +225,7 @@ mod tests {
     fn publish(topics: &mut Topics, name: &str, sequence: u64, held_bytes_max: usize) -> u32 {
         let slot = topics.find_or_insert(&topic(name), 8).unwrap();
         topics.get_mut(slot).unwrap().tail.append(sequence, 1000, |bytes| bytes.extend([0; 1000]));
-        topics.published(slot, held_bytes_max);
+        topics.published(slot, held_bytes_max, Instant::now());
         slot
     }
 

@@ -203,15 +203,15 @@ fn reason_number(cause: Option<&Cause>) -> i32 {
 }
 
 fn session_info(hub: &Hub, session: &SessionState) -> v1::SessionInfo {
-    let used = hub.connections().filter(|(_, connection)| connection.sessions.contains(&session.key));
+    let lease_until = session.heard_at + hub.limits().lease;
     v1::SessionInfo {
         id: session.key.to_string(),
         user: session.principal.user.to_string(),
         client_name: session.principal.client_name.to_string(),
         started_at: Some(convert::timestamp(Core::wall(session.started_at))),
-        lease_left: Some(convert::duration(session.lease_until.saturating_duration_since(Instant::now()))),
+        lease_left: Some(convert::duration(lease_until.saturating_duration_since(Instant::now()))),
         streams: count(session.streams.len()),
-        connection_ids: used.map(|(id, _)| id.to_string()).collect(),
+        connection_ids: session.connections.iter().map(ToString::to_string).collect(),
         ending: reason_number(session.scope.cause()),
     }
 }

@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep};
 use crate::base::id::ConnectionId;
 use crate::base::limits;
 use crate::base::limits::Limits;
-use crate::base::reason::{Cause, EndReason};
 use crate::server::accept::{Permit, lost};
 use crate::server::call::Call;
 use crate::server::conn::{Conn, Drain, Meter, Transport};
@@ -186,7 +185,9 @@ impl<'a, T: Transport> Driver<'a, T> {
                     Part::Http2 => loop {
                         match ready!(self.connection.poll_accept(cx)) {
                             Some(Ok((request, respond))) => {
-                                self.timers.call_began();
+                                if calls.is_empty() {
+                                    self.core.hub().connection_in_use(self.peer.connection);
+                                }
                                 let call = call::run(self.core, &self.peer, request, respond);
                                 calls.push(guarded(call, self.peer.connection));
                                 turns.mark(Part::Calls);
@@ -207,7 +208,7 @@ impl<'a, T: Transport> Driver<'a, T> {
             })
             .await;
             match turn {
-                Turn::CallEnded => self.timers.call_ended(Instant::now()),
+                Turn::CallEnded => self.call_ended(calls.is_empty()),
                 Turn::Ending => {
                     is_ending = true;
                     self.goaway_until = Some(Instant::now() + limits::GOAWAY_PING_TIMEOUT);
@@ -221,26 +222,28 @@ impl<'a, T: Transport> Driver<'a, T> {
                 }
                 Turn::Timer => {}
             }
-            if let Err(why) = self.look_at_timers(calls.len()) {
+            if let Err(why) = self.look_at_timers(calls.is_empty()) {
                 return self.cut(why);
             }
         }
     }
 
+    fn call_ended(&mut self, is_quiet: bool) {
+        let now = Instant::now();
+        self.timers.call_ended(now);
+        if is_quiet {
+            self.core.hub().connection_quiet(self.peer.connection, now);
+        }
+    }
+
     /// Does what is due and sets the timer for what is next; an error is a peer to be given up.
-    fn look_at_timers(&mut self, calls: usize) -> Result<(), &'static str> {
+    fn look_at_timers(&mut self, is_quiet: bool) -> Result<(), &'static str> {
         let now = Instant::now();
         let limits = self.core.limits();
-        let id = self.peer.connection;
-        let has_session =
-            self.core.hub().connection(id).is_some_and(|connection| !connection.sessions.is_empty());
         let facts = Facts {
             now,
             heard_at: self.meter.read_at(),
             blocked_since: self.meter.blocked_since(),
-            calls,
-            has_session,
-            closing: self.goaway_until.is_some(),
             flush_timeout: self.core.shutdown_times().flush_timeout,
         };
         let mut next = loop {
@@ -248,15 +251,10 @@ impl<'a, T: Transport> Driver<'a, T> {
                 Due::Wait(until) => break until,
                 Due::Ping => self.ping(),
                 Due::Dead(why) => return Err(why),
-                Due::Unused(why) => {
-                    log::debug!("{id}: {why}");
-                    self.peer.scope.end(Cause::server(EndReason::IdleTimeout).with_note(why));
-                    break now + limits.ping_interval;
-                }
             }
         };
         match self.goaway_until {
-            Some(until) if now >= until && calls == 0 => self.connection.abrupt_shutdown(Reason::NO_ERROR),
+            Some(until) if now >= until && is_quiet => self.connection.abrupt_shutdown(Reason::NO_ERROR),
             Some(until) if now >= until => {}
             Some(until) => next = next.min(until),
             None => {}

@@ -71,7 +71,10 @@ impl Inbound {
             match self.body.data().await {
                 Some(Ok(chunk)) => {
                     ignore_gone(self.body.flow_control().release_capacity(chunk.len()));
-                    self.deframer.push(chunk);
+                    if !chunk.is_empty() {
+                        self.handle.core.hub().heard(self.handle.key, Instant::now());
+                        self.deframer.push(chunk);
+                    }
                 }
                 Some(Err(_)) => return InboundEnd::Gone,
                 None => {
@@ -115,14 +118,11 @@ impl Inbound {
                         error: None,
                     },
                     Err(status) => {
-                        // Traffic all the same; an accepted one has renewed the lease itself.
-                        core.hub().renew(*session, Instant::now());
                         let (message_id, error) = (cut(event.message_id), Some(rpc_status(&status)));
                         v1::Receipt { message_id, position: None, error }
                     }
                 };
                 core.hub().push_control(*key, |out| convert::encode_receipt(&receipt, out));
-                return;
             }
             Some(Frame::Subscribe(subscription)) => {
                 let placed = check_subscription(principal, &subscription).and_then(|wanted| {
@@ -136,17 +136,18 @@ impl Inbound {
             Some(Frame::Heartbeat(_)) => {
                 let server_time = Some(convert::timestamp(std::time::SystemTime::now()));
                 let ack = Notice::HeartbeatAck(v1::HeartbeatAck { server_time });
-                core.hub().push_control(*key, |out| convert::encode_notice(ack, out));
+                let mut hub = core.hub();
+                hub.heartbeat(*session, Instant::now());
+                hub.push_control(*key, |out| convert::encode_notice(ack, out));
             }
             Some(Frame::Logout(_)) | None => {}
         }
-        core.hub().renew(*session, Instant::now());
     }
 
     fn unsubscribe(&self, name: String) {
         let done = match Topic::parse(&name) {
             Ok(topic) => {
-                let done = self.handle.core.hub().unsubscribe(self.handle.key, &topic);
+                let done = self.handle.core.hub().unsubscribe(self.handle.key, &topic, Instant::now());
                 done.map_err(|refusal| auth::refusal(&refusal))
             }
             Err(error) => Err(crate::wire::status::invalid_field("topic", &error.to_string())),

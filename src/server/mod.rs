@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::base::event::Epoch;
@@ -55,8 +55,6 @@ pub struct Core {
     shutdown: Mutex<Shutdown>,
     /// When the drain must be over; set once it began.
     drain_until: Mutex<Option<Instant>>,
-    /// Told when a lease was added, so that whoever waits for the next one looks again.
-    pub deadlines_changed: Notify,
     drain_asked: watch::Sender<Option<Cause>>,
     accept_errors: AtomicU64,
     vitals: Mutex<Vitals>,
@@ -86,7 +84,6 @@ impl Core {
             service,
             shutdown: Mutex::new(shutdown),
             drain_until: Mutex::new(None),
-            deadlines_changed: Notify::new(),
             drain_asked: watch::Sender::new(None),
             accept_errors: AtomicU64::new(0),
             vitals: Mutex::new(Vitals::default()),

@@ -57,7 +57,6 @@ impl SessionService for SessionApi {
         let now = Instant::now();
         let granted = core.hub().login(principal.clone(), token.clone(), peer.connection, now);
         let granted = granted.map_err(|refusal| auth::refusal(&refusal))?;
-        core.deadlines_changed.notify_one();
         log::info!(
             "{} is {} {:?} on {}",
             granted.session,
@@ -78,8 +77,9 @@ impl SessionService for SessionApi {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let peer = peer_of(&request)?;
-        auth::session(&self.0, &peer, &request.metadata().clone().into_headers())
-            .map_err(|status| *status)?;
+        let known = auth::session(&self.0, &peer, &request.metadata().clone().into_headers());
+        let (session, _) = known.map_err(|status| *status)?;
+        self.0.hub().heartbeat(session, Instant::now());
         Ok(Response::new(v1::HeartbeatResponse {
             server_time: Some(convert::timestamp(SystemTime::now())),
             pressure: v1::Pressure::Normal.into(),
@@ -105,7 +105,7 @@ fn policy(core: &Core) -> v1::SessionPolicy {
     let limits = core.limits();
     let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     v1::SessionPolicy {
-        heartbeat_interval: Some(convert::duration(limits.heartbeat_interval)),
+        heartbeat_interval: Some(convert::duration(limits.told_heartbeat_interval())),
         lease: Some(convert::duration(limits.lease)),
         stream_idle_timeout: Some(convert::duration(limits.stream_idle_timeout)),
         max_streams: limits.streams_per_session_max,

@@ -1,4 +1,4 @@
-//! When a connection is pinged, given up or closed. Decides; the connection acts.
+//! When a connection is pinged or given up. Decides; the connection acts. That nobody uses it is the reaper's business.
 
 use std::time::Duration;
 
@@ -15,8 +15,6 @@ pub(super) enum Due {
     Ping,
     /// The peer is gone or does not read: drop the connection. The text says which.
     Dead(&'static str),
-    /// Nothing uses it: close it gracefully. The text says why.
-    Unused(&'static str),
 }
 
 /// What is known of the connection now.
@@ -27,12 +25,6 @@ pub(super) struct Facts {
     pub(super) heard_at: Option<Instant>,
     /// Since when it takes no byte.
     pub(super) blocked_since: Option<Instant>,
-    /// Calls under way.
-    pub(super) calls: usize,
-    /// Whether a live session has used it.
-    pub(super) has_session: bool,
-    /// Whether it is closing already.
-    pub(super) closing: bool,
     /// How long an ended call's status may take to leave.
     pub(super) flush_timeout: Duration,
 }
@@ -42,18 +34,13 @@ pub(super) struct Facts {
 pub(super) struct Timers {
     started_at: Instant,
     ping_sent_at: Option<Instant>,
-    first_call_seen: bool,
     /// When the last call ended.
     call_ended_at: Option<Instant>,
 }
 
 impl Timers {
     pub(super) fn new(now: Instant) -> Self {
-        Self { started_at: now, ping_sent_at: None, first_call_seen: false, call_ended_at: None }
-    }
-
-    pub(super) fn call_began(&mut self) {
-        self.first_call_seen = true;
+        Self { started_at: now, ping_sent_at: None, call_ended_at: None }
     }
 
     pub(super) fn call_ended(&mut self, now: Instant) {
@@ -88,25 +75,7 @@ impl Timers {
             facts.blocked_since.map_or(ended_at, |since| since.max(ended_at)) + facts.flush_timeout
         });
         let stuck_at = stuck_at.filter(|at| *at > now);
-        match self.unused_at(facts, limits) {
-            Some((at, why)) if now >= at => Due::Unused(why),
-            unused => {
-                let unused_at = unused.map(|(at, _)| at);
-                Due::Wait([stuck_at, unused_at].into_iter().flatten().fold(ping_at, Instant::min))
-            }
-        }
-    }
-
-    fn unused_at(&self, facts: &Facts, limits: &Limits) -> Option<(Instant, &'static str)> {
-        if facts.closing || facts.calls > 0 {
-            return None;
-        }
-        if !self.first_call_seen {
-            return Some((self.started_at + limits.login_timeout, "no call within limits.login_timeout"));
-        }
-        let since = self.call_ended_at.unwrap_or(self.started_at);
-        let why = "no session and no call for limits.connection_idle_timeout";
-        (!facts.has_session).then(|| (since + limits.connection_idle_timeout, why))
+        Due::Wait(stuck_at.map_or(ping_at, |stuck_at| stuck_at.min(ping_at)))
     }
 }
 
@@ -115,15 +84,7 @@ mod tests {
     use super::*;
 
     fn facts(now: Instant, heard_at: Instant) -> Facts {
-        Facts {
-            now,
-            heard_at: Some(heard_at),
-            blocked_since: None,
-            calls: 1,
-            has_session: true,
-            closing: false,
-            flush_timeout: Duration::from_secs(2),
-        }
+        Facts { now, heard_at: Some(heard_at), blocked_since: None, flush_timeout: Duration::from_secs(2) }
     }
 
     #[test]
@@ -160,21 +121,5 @@ mod tests {
         assert_eq!(timers.due(&blocked(at(10)), &limits), Due::Wait(at(12)));
         assert_eq!(timers.due(&facts(at(10), at(10)), &limits), Due::Wait(at(12)));
         assert!(matches!(timers.due(&blocked(at(12)), &limits), Due::Dead(_)));
-    }
-
-    #[test]
-    fn a_connection_nobody_uses_is_closed() {
-        let (limits, start) = (Limits::default(), Instant::now());
-        let mut timers = Timers::new(start);
-        let unused = |now| Facts { calls: 0, has_session: false, ..facts(now, now) };
-        let login_by = start + limits.login_timeout;
-        assert!(matches!(timers.due(&unused(login_by), &limits), Due::Unused(_)));
-        timers.call_began();
-        timers.call_ended(login_by);
-        assert!(matches!(timers.due(&unused(login_by), &limits), Due::Wait(_)));
-        let idle_at = login_by + limits.connection_idle_timeout;
-        assert!(matches!(timers.due(&unused(idle_at), &limits), Due::Unused(_)));
-        let with_session = Facts { has_session: true, ..unused(idle_at) };
-        assert!(matches!(timers.due(&with_session, &limits), Due::Wait(_)));
     }
 }

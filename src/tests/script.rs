@@ -342,9 +342,14 @@ impl Stage {
             Exit::HalfClose | Exit::Cancel | Exit::Garbage | Exit::LogOutInBand if !is_up => {}
             Exit::HalfClose => self.end_line(client, Reason::Completed, None, Line::half_close),
             Exit::Cancel => self.end_line(client, Reason::ClientCancelled, None, Line::reset),
-            Exit::Garbage => self.end_line(client, Reason::InvalidRequest, None, |line| {
-                line.send_bytes(Bytes::from_static(&[9; 16]));
-            }),
+            Exit::Garbage => {
+                // A sign of life all the same.
+                let login = self.guests[&client].login;
+                self.logins[login].heard_at = Instant::now();
+                self.end_line(client, Reason::InvalidRequest, None, |line| {
+                    line.send_bytes(Bytes::from_static(&[9; 16]));
+                });
+            }
             Exit::LogOutInBand => {
                 let session = Some(Reason::SessionLoggedOut);
                 self.end_line(client, Reason::Completed, session, Line::logout);
