@@ -1,5 +1,6 @@
-//! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure.
+//! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure, rates.
 
+pub mod bucket;
 pub mod phase;
 pub mod pressure;
 pub mod scope;
