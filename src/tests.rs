@@ -10,6 +10,7 @@ mod ends_by_server;
 mod frames;
 mod health;
 mod house;
+mod idle;
 mod invalid;
 mod model;
 mod peer;

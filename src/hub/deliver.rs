@@ -14,6 +14,7 @@ use crate::hub::cursor::{Cursor, CursorRef};
 use crate::hub::registry::StreamState;
 use crate::hub::topics::TopicState;
 use crate::hub::{Hub, Refusal};
+use crate::runtime::bucket::Bucket;
 
 /// What a stream has to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Hub {
     /// the streams that wait for it. Counts as traffic of the session. Returns the sequence.
     ///
     /// # Errors
-    /// When the session is gone or there is no room for another topic. Nothing is changed then.
+    /// When the session is gone, publishes too fast, or there is no room for another topic. Nothing is changed then.
     pub fn publish(
         &mut self,
         session: SessionKey,
@@ -48,10 +49,7 @@ impl Hub {
         now: Instant,
         encode: impl FnOnce(u64, &mut Vec<u8>),
     ) -> Result<u64, Refusal> {
-        if self.session(session).is_none() {
-            return Err(Refusal::SessionGone);
-        }
-        self.renew(session, now);
+        self.charge_publish(session, now)?;
         let topics_max = self.limits.topics_max;
         let quota = Quota { key: "limits.topics_max", value: u64::from(topics_max) };
         let slot = self.topics.find_or_insert(topic, topics_max).ok_or(Refusal::Quota(quota))?;
@@ -66,6 +64,18 @@ impl Hub {
         self.wake_waiting(slot);
         self.find_slow(slot);
         Ok(sequence)
+    }
+
+    fn charge_publish(&mut self, key: SessionKey, now: Instant) -> Result<(), Refusal> {
+        let per_second = self.limits.publishes_per_second_max;
+        let session = self.session_mut(key).ok_or(Refusal::SessionGone)?;
+        session.heard_at = now;
+        if per_second == 0 {
+            return Ok(());
+        }
+        let bucket = session.publishes.get_or_insert_with(|| Bucket::of_one_second(per_second));
+        let quota = Quota { key: "limits.publishes_per_second_max", value: u64::from(per_second) };
+        bucket.take(now).map_err(|wait| Refusal::Rate(quota, wait))
     }
 
     /// A refused publish, for the counters.

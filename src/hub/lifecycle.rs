@@ -136,6 +136,7 @@ impl Hub {
             heard_at: now,
             heartbeat_at: now,
             lease_entry: now,
+            publishes: None,
             streams: Vec::new(),
             connections: Vec::new(),
         });

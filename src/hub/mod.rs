@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -69,6 +70,9 @@ pub enum Refusal {
     /// A count is at its limit.
     #[error("the limit {} = {} was reached", .0.key, .0.value)]
     Quota(Quota),
+    /// A rate is at its limit; there is room again after this long.
+    #[error("the limit {} = {} was reached", .0.key, .0.value)]
+    Rate(Quota, Duration),
     /// The session has ended.
     #[error("the session has ended; log in again")]
     SessionGone,
@@ -129,6 +133,11 @@ impl Hub {
 
     /// Puts new bounds in force. What is above a lowered bound stays until it ends.
     pub fn set_limits(&mut self, limits: Arc<Limits>) {
+        if limits.publishes_per_second_max != self.limits.publishes_per_second_max {
+            for (_, session) in &mut self.sessions {
+                session.publishes = None;
+            }
+        }
         self.limits = limits;
         self.rearm();
     }

@@ -12,6 +12,7 @@ use crate::base::limits::ENDED_KEPT_MAX;
 use crate::base::principal::Principal;
 use crate::base::reason::Cause;
 use crate::hub::cursor::Cursor;
+use crate::runtime::bucket::Bucket;
 use crate::runtime::scope::Scope;
 
 /// A session's secret: 32 random bytes, sent as 64 hexadecimal digits.
@@ -97,6 +98,8 @@ pub struct SessionState {
     pub(super) heartbeat_at: Instant,
     /// Its place in the set of leases, `heard_at` or an earlier time.
     pub(super) lease_entry: Instant,
+    /// What it may still publish, from its first publish under a rate on.
+    pub(super) publishes: Option<Bucket>,
     /// Its live streams.
     pub streams: Vec<StreamKey>,
     /// Open connections it has used.

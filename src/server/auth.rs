@@ -59,6 +59,10 @@ pub(super) fn print_token(token: &Token) -> String {
 pub(super) fn refusal(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::Quota(quota) => status::ended(&Cause::quota(*quota), &status::EndFacts::default()),
+        Refusal::Rate(quota, wait) => {
+            let facts = status::EndFacts { retry_after: Some(*wait), ..Default::default() };
+            status::ended(&Cause::quota(*quota), &facts)
+        }
         Refusal::SessionGone | Refusal::StreamGone | Refusal::ConnectionGone => {
             status::unauthenticated(&refusal.to_string())
         }

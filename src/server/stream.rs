@@ -272,7 +272,7 @@ fn open_with(
     for wanted in wanted {
         if let Err(refusal) = subscribe(&guard.0, wanted) {
             let cause = match &refusal {
-                Refusal::Quota(quota) => Cause::quota(*quota),
+                Refusal::Quota(quota) | Refusal::Rate(quota, _) => Cause::quota(*quota),
                 Refusal::SessionGone
                 | Refusal::StreamGone
                 | Refusal::ConnectionGone

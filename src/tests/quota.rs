@@ -187,3 +187,35 @@ async fn message_bytes_max_ends_a_stream_that_claims_far_more() {
     drop((peer, other));
     house.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn publishes_per_second_max_is_of_each_session_alone_and_says_when_to_come_back() {
+    let mut house = House::with(|limits, _| limits.publishes_per_second_max = 10);
+    let mut fast = house.user("fast").await;
+    let mut other = house.user("other").await;
+    let mut line = fast.follow([follow("room/a")]).await;
+    let witness = other.follow([follow("room/a")]).await;
+    // Over both ways of publishing.
+    for number in 0..8 {
+        line.publish("room/a", Bytes::from_static(b"x"), &number.to_string());
+    }
+    settle().await;
+    for _ in 0..2 {
+        fast.publish("room/a", b"x").await.unwrap();
+    }
+    let refused = fast.publish("room/a", b"x").await.unwrap_err();
+    assert_quota(&refused, "limits.publishes_per_second_max", 10);
+    let retry_after = end_details(&refused).unwrap().retry_after.unwrap();
+    assert!(retry_after <= std::time::Duration::from_millis(100), "{retry_after:?}");
+    line.publish("room/a", Bytes::from_static(b"x"), "late");
+    settle().await;
+    let receipt = line.tape.receipts().pop().unwrap();
+    assert_quota(&receipt.outcome.unwrap_err(), "limits.publishes_per_second_max", 10);
+    assert_eq!((line.tape.sequences("room/a").len(), witness.tape.sequences("room/a").len()), (10, 10));
+    other.publish("room/a", b"y").await.unwrap();
+    tokio::time::sleep(retry_after).await;
+    fast.publish("room/a", b"x").await.unwrap();
+    assert!(line.tape.is_live() && witness.tape.is_live());
+    drop((fast, other, line, witness));
+    house.close().await;
+}
