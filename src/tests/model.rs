@@ -64,7 +64,7 @@ impl Stage {
 
     /// Each stream and each session has one record, with the first cause.
     pub(super) fn check_ends(&self) {
-        let lease = self.house.core.limits().lease;
+        let (lease, idle) = (self.house.core.limits().lease, self.house.core.limits().stream_idle_timeout);
         for stream in &self.streams {
             let record = self.house.stream_end(stream.number);
             let login = self.logins.iter().find(|login| login.id == stream.session).unwrap();
@@ -72,7 +72,8 @@ impl Stage {
             let deadline = stream.deadline_at.map(|at| (at, EndReason::DeadlineExceeded));
             let reason = record.cause.reason;
             let slow = reason == EndReason::SlowConsumer && stream.has_stalled;
-            let causes = [stream.caused, lease_end, deadline];
+            let idle = (!idle.is_zero()).then(|| (stream.heard_at + idle, EndReason::IdleTimeout));
+            let causes = [stream.caused, lease_end, deadline, idle];
             assert!(slow || is_first(reason, causes), "{record:#?} but {causes:?}");
             if !stream.line.tape.is_live()
                 && stream.line.tape.end().details.is_some()
@@ -83,7 +84,8 @@ impl Stage {
         }
         for login in &self.logins {
             let record = self.house.session_end(&login.id);
-            let causes = [login.caused, Some((login.heard_at + lease, EndReason::SessionExpired)), None];
+            let causes =
+                [login.caused, Some((login.heard_at + lease, EndReason::SessionExpired)), None, None];
             assert!(is_first(record.cause.reason, causes), "{record:#?} but {causes:?}");
         }
         let records = self.house.ended();
@@ -93,7 +95,7 @@ impl Stage {
     }
 }
 
-fn is_first(reason: EndReason, causes: [Caused; 3]) -> bool {
+fn is_first(reason: EndReason, causes: [Caused; 4]) -> bool {
     let first: Option<Instant> = causes.iter().flatten().map(|(at, _)| *at).min();
     let mut causes = causes.into_iter().flatten();
     causes.any(|(at, caused)| caused == reason && Some(at) <= first.map(|first| first + TIE))

@@ -1,6 +1,8 @@
 //! Random scripts against the model. `STREAMWARD_SEED=<n>` runs one again, with `STREAMWARD_TRACE=1` step by step;
 //! `STREAMWARD_SEEDS=<n>` runs more.
 
+use std::time::Duration;
+
 use super::script::{Exit, From, Stage, Step, TOPICS};
 use crate::daemon::Stopped;
 
@@ -60,7 +62,7 @@ fn step(random: &mut Random) -> Step {
         }
         15..=16 => Step::Unsubscribe { client, topic },
         17..=26 => Step::Publish { client, topic, count: random.one_of(&[1, 2, 5, 20, 60]) },
-        27 => Step::Heartbeat { client },
+        27 => random.one_of(&[Step::Heartbeat { client }, Step::Beat { client }]),
         28..=29 => Step::Stall { client },
         30..=31 => Step::Resume { client },
         32..=35 => {
@@ -96,7 +98,8 @@ async fn play(seed: u64) {
     let _told = Seed(seed);
     let mut random = Random::new(seed);
     let steps = script(&mut random);
-    let mut stage = Stage::new().await;
+    let idle_timeout = random.one_of(&[0, 0, 45, 8]);
+    let mut stage = Stage::new(Duration::from_secs(idle_timeout)).await;
     stage.run(&steps).await;
     stage.let_all_read().await;
     let order = stage.order();
@@ -145,7 +148,7 @@ fn random_scripts_lose_nothing_and_leave_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_script_can_be_written_by_hand() {
-    let mut stage = Stage::new().await;
+    let mut stage = Stage::new(Duration::ZERO).await;
     stage
         .run(&[
             Step::Open { client: 0, window: 65_535, deadline: None },

@@ -69,6 +69,10 @@ pub(super) enum Step {
     Heartbeat {
         client: u8,
     },
+    /// The same by a call of its own.
+    Beat {
+        client: u8,
+    },
     /// Grants no more window.
     Stall {
         client: u8,
@@ -101,6 +105,8 @@ pub(super) struct Stream {
     pub(super) number: u64,
     pub(super) line: Line,
     pub(super) deadline_at: Option<Instant>,
+    /// When its client last spoke on it or sent a heartbeat.
+    pub(super) heard_at: Instant,
     /// Its window is 0 for ever.
     pub(super) is_deaf: bool,
     /// It may have become slow.
@@ -143,8 +149,10 @@ pub(super) fn topic(number: u8) -> String {
 }
 
 impl Stage {
-    pub(super) async fn new() -> Self {
+    /// `idle_timeout` is that of streams; zero is off.
+    pub(super) async fn new(idle_timeout: Duration) -> Self {
         let mut house = House::with(|limits, _| {
+            limits.stream_idle_timeout = idle_timeout;
             limits.lag_bytes_max = 3000;
             limits.tail_bytes_max = 5000;
             limits.tails_bytes_max = 6000;
@@ -187,6 +195,7 @@ impl Stage {
             }
             Step::Publish { client, topic, count } => self.publish(client, topic, count).await,
             Step::Heartbeat { client } => drop(self.speak(client, Line::heartbeat)),
+            Step::Beat { client } => self.beat(client).await,
             Step::Stall { client } => {
                 if let Some(stream) = self.stream_mut(client) {
                     (stream.has_stalled, stream.is_stalled) = (true, true);
@@ -232,8 +241,25 @@ impl Stage {
         let guest = &self.guests[&client];
         self.logins[guest.login].heard_at = Instant::now();
         let stream = &mut self.streams[guest.stream];
+        stream.heard_at = Instant::now();
         say(&mut stream.line);
         Some(stream)
+    }
+
+    async fn beat(&mut self, client: u8) {
+        let Some(guest) = self.guests.get(&client) else { return };
+        let mut caller = self.house.peer().await;
+        caller.borrow_session(&guest.peer);
+        let has_session = self.house.has_session(&self.logins[guest.login].id);
+        let (is_up, now) = (self.is_up(client), Instant::now());
+        assert_eq!(caller.heartbeat().await.is_ok(), has_session);
+        let guest = &self.guests[&client];
+        if has_session {
+            self.logins[guest.login].heard_at = now;
+        }
+        if is_up {
+            self.streams[guest.stream].heard_at = now;
+        }
     }
 
     async fn open(&mut self, client: u8, window: u32, deadline: Option<u16>) {
@@ -258,6 +284,7 @@ impl Stage {
             number: self.house.newest_stream(),
             line,
             deadline_at: deadline.map(|seconds| opened_at + Duration::from_secs(seconds.into())),
+            heard_at: opened_at,
             is_deaf: window == 0,
             has_stalled: window < 1000,
             is_stalled: false,
@@ -312,7 +339,8 @@ impl Stage {
     async fn advance(&mut self, millis: u32) {
         let until = Instant::now() + Duration::from_millis(millis.into());
         while Instant::now() < until {
-            tokio::time::sleep(Duration::from_secs(25).min(until - Instant::now())).await;
+            let interval = self.house.core.limits().told_heartbeat_interval();
+            tokio::time::sleep(interval.min(until - Instant::now())).await;
             self.talker.heartbeat().await.unwrap();
         }
     }
@@ -345,7 +373,9 @@ impl Stage {
             Exit::Garbage => {
                 // A sign of life all the same.
                 let login = self.guests[&client].login;
-                self.logins[login].heard_at = Instant::now();
+                let stream = self.guests[&client].stream;
+                (self.logins[login].heard_at, self.streams[stream].heard_at) =
+                    (Instant::now(), Instant::now());
                 self.end_line(client, Reason::InvalidRequest, None, |line| {
                     line.send_bytes(Bytes::from_static(&[9; 16]));
                 });
