@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod conn;
 pub mod connection;
+pub mod status;
 
 mod admin;
 mod auth;
