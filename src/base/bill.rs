@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::base::limits::{
-    CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory, NOTE_BYTES_MAX, TOPIC_BYTES_MAX,
-    UNSENT_BYTES_MAX,
+    ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory,
+    NOTE_BYTES_MAX, TOPIC_BYTES_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -13,21 +13,21 @@ const MIB: u64 = 1024 * KIB;
 /// The empty process. Measured: 1.3-2 MB static; the upper end.
 const PROCESS_BYTES: u64 = 2 * MIB;
 /// h2's fixed buffers per connection: 16 write + 8 read + 4 header scratch. Measured.
-const H2_BUFFERS_BYTES: u64 = 28 * KIB;
+pub const H2_BUFFERS_BYTES: u64 = 28 * KIB;
 /// A connection's task, permit, timers and socket state. Estimate.
-const CONNECTION_TASK_BYTES: u64 = 8 * KIB;
+pub const CONNECTION_TASK_BYTES: u64 = 8 * KIB;
 /// What the kernel holds for a peer that does not read, with `TCP_NOTSENT_LOWAT` at 16 KiB. Measured: 49 KB.
 const KERNEL_SOCKET_BYTES: u64 = 49 * KIB;
 /// An idle stream: its future, header map, h2 state and first cursor. Estimate.
-const STREAM_STATE_BYTES: u64 = 2 * KIB;
+pub const STREAM_STATE_BYTES: u64 = 2 * KIB;
 /// One more subscription of a stream: cursor and places in the waiting and ready lists. Estimate.
-const CURSOR_BYTES: u64 = 128;
+pub const CURSOR_BYTES: u64 = 128;
 /// A session: scope, token, names, deadlines. Estimate.
-const SESSION_BYTES: u64 = KIB;
+pub const SESSION_BYTES: u64 = KIB;
 /// A topic beside its name and tail: table entries, waiting list. Estimate.
-const TOPIC_BYTES: u64 = 256;
+pub const TOPIC_BYTES: u64 = 256;
 /// An ended stream or session beside its note: names and numbers. Estimate.
-const ENDED_BYTES: u64 = 256;
+pub const ENDED_BYTES: u64 = 256;
 
 /// One holder of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("connections: unsent bytes", connections, 0, wide(UNSENT_BYTES_MAX)),
         line("connections: kernel buffers", connections, 0, KERNEL_SOCKET_BYTES),
         line("half-open handshakes", u64::from(limits.half_open_max), connection, connection),
-        line("admin connections", connections, connection, connection),
+        line("admin connections", u64::from(ADMIN_CONNECTIONS_MAX), connection, connection),
         line("streams: first of each connection", connections, STREAM_STATE_BYTES, STREAM_STATE_BYTES),
         line("streams: further ones", streams.saturating_sub(connections), 0, STREAM_STATE_BYTES),
         line("streams: decode buffer", streams, 0, event),

@@ -61,10 +61,27 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// A topic that nobody follows and that holds nothing is forgotten after this long.
 pub const EMPTY_TOPIC_TIMEOUT: Duration = Duration::from_secs(300);
-/// A client not heard of for this many heartbeat intervals has missed one (MQTT 5, 3.1.2.10: one and a half).
-pub const STALE_HEARTBEATS: f64 = 1.5;
 /// At most one warning per kind of accept error in this time.
 pub const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(60);
+/// Connections to the admin socket at once: a few people and scripts, each with one.
+pub const ADMIN_CONNECTIONS_MAX: u32 = 16;
+/// What idle timeouts and tails shrink to at most, in thousandths of their limits. Judgement: a quarter of a long
+/// timeout still outlives a reconnect, and a quarter of a tail still serves a short one.
+pub const SCALE_LEAST_PERMILLE: u32 = 250;
+/// Something waited for memory in this share of the last ten seconds (PSI, some avg10): level ELEVATED at least.
+/// Judgement: systemd-oomd kills from 60 %; a tenth is where a machine begins to feel it.
+pub const STALLED_ELEVATED_PERMILLE: u32 = 100;
+/// Steps of a shed plan that are told.
+pub const SHED_STEPS_MAX: usize = 1000;
+/// What accounts and resident set may differ by without a warning: pages the allocator keeps for the next time, and
+/// code that is paged in as it is used. A debug build pages in about 8 MiB.
+pub const ACCOUNTS_SLACK_BYTES: u64 = 8 * 1024 * 1024;
+/// At most one warning in this time that accounts and resident set differ.
+pub const ACCOUNTS_WARN_EVERY: Duration = Duration::from_secs(60);
+/// How long the worst loop lag is remembered.
+pub const LOOP_LAG_MEMORY: Duration = Duration::from_secs(60);
+/// Where the kernel does not tell how many descriptors are open (before 6.2), they are counted every so many ticks.
+pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
 
@@ -85,7 +102,7 @@ pub struct Limits {
     pub stream_idle_timeout: Duration,
     /// A connection has this long from its handshake to its first request.
     pub login_timeout: Duration,
-    /// Connections at once, on the TCP listener and the admin socket each.
+    /// Connections at once on the TCP listener; the admin socket has [`ADMIN_CONNECTIONS_MAX`] of its own.
     pub connections_max: u32,
     /// Connections of one IP address at once.
     pub connections_per_ip_max: u32,
@@ -223,6 +240,13 @@ impl Limits {
     #[must_use]
     pub const fn event_bytes_max(&self) -> usize {
         self.message_bytes_max + EVENT_OVERHEAD_BYTES_MAX
+    }
+
+    /// A session not heard of for longer than this has missed a heartbeat: one and a half intervals, as MQTT counts
+    /// (5.0, 3.1.2.10).
+    #[must_use]
+    pub fn stale_after(&self) -> Duration {
+        self.told_heartbeat_interval() * 3 / 2
     }
 
     /// What one stream may have inside h2: a message of the largest size leaves whole, because a status can follow

@@ -16,6 +16,7 @@ mod records;
 mod send;
 mod serve;
 mod sessions;
+mod shed;
 mod status;
 mod stdin;
 mod streams;
@@ -63,6 +64,7 @@ enum Command {
     Streams(streams::StreamsArgs),
     Ended(ended::EndedArgs),
     Cancel(cancel::CancelArgs),
+    Shed(shed::ShedArgs),
     Drain(drain::DrainArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -106,6 +108,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Streams(args) => block_on(streams::run(args, output)),
         Command::Ended(args) => block_on(ended::run(args, output)),
         Command::Cancel(args) => block_on(cancel::run(args, output)),
+        Command::Shed(args) => block_on(shed::run(args, output)),
         Command::Drain(args) => block_on(drain::run(args, output)),
         Command::Completions(args) => completions::run(&args, output),
     }
@@ -122,6 +125,7 @@ impl Command {
             Self::Streams(args) => args.admin.json,
             Self::Ended(args) => args.admin.json,
             Self::Cancel(args) => args.admin.json,
+            Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
             Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Completions(_) => false,
         }

@@ -82,6 +82,7 @@ pub(crate) fn ended_json(ended: &v1::Ended) -> Value {
 
 pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
     let ended = |count: &v1::ReasonCount| json!({"reason": reason_name(count.reason), "streams": count.streams, "sessions": count.sessions});
+    let account = |account: &v1::Account| json!({"holder": account.holder, "count": account.count, "bytes": account.bytes});
     json!({
         "version": status.version,
         "epoch": status.epoch,
@@ -101,12 +102,70 @@ pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
         "tails_bytes_max": status.tails_bytes_max,
         "rss_bytes": status.rss_bytes,
         "threads": status.threads,
+        "threads_max": status.threads_max,
         "descriptors": status.descriptors,
+        "descriptors_max": status.descriptors_max,
+        "loop_lag_s": duration_of(status.loop_lag).as_secs_f64(),
+        "loop_lag_max_s": duration_of(status.loop_lag_max).as_secs_f64(),
         "pressure": pressure_name(status.pressure),
+        "memory": status.memory.as_ref().map(memory_json),
+        "accounts": status.accounts.iter().map(account).collect::<Vec<_>>(),
         "logins": status.logins,
+        "logins_refused": status.logins_refused,
+        "streams_refused": status.streams_refused,
+        "connections_refused": status.connections_refused,
+        "connections_abusive": status.connections_abusive,
         "accept_errors": status.accept_errors,
         "ended": status.ended.iter().map(ended).collect::<Vec<_>>(),
     })
+}
+
+fn memory_json(memory: &v1::MemoryStatus) -> Value {
+    json!({
+        "budget_bytes": memory.budget_bytes,
+        "ceiling_bytes": memory.ceiling_bytes,
+        "used_bytes": memory.used_bytes,
+        "accounts_bytes": memory.accounts_bytes,
+        "available_bytes": memory.available_bytes,
+        "cgroup_current_bytes": memory.cgroup_current_bytes,
+        "cgroup_high_bytes": memory.cgroup_high_bytes,
+        "cgroup_max_bytes": memory.cgroup_max_bytes,
+        "stalled_permille": memory.stalled_permille,
+        "elevated_percent": memory.elevated_percent,
+        "high_percent": memory.high_percent,
+        "critical_percent": memory.critical_percent,
+        "idle_scale_permille": memory.idle_scale_permille,
+        "tails_scale_permille": memory.tails_scale_permille,
+    })
+}
+
+pub(crate) fn plan_json(plan: &v1::PlanShedResponse) -> Value {
+    let step = |(at, step): (usize, &v1::ShedStep)| {
+        json!({
+            "id": step.id,
+            "user": step.user,
+            "client_name": step.client_name,
+            "rung": rung_name(step.rung),
+            "bytes": step.bytes,
+            "lag_bytes": step.lag_bytes,
+            "silent_for_s": duration_of(step.silent_for).as_secs_f64(),
+            "streams": step.streams,
+            "next_tick": at < plan.ends_next_tick as usize,
+        })
+    };
+    json!({
+        "pressure": pressure_name(plan.pressure),
+        "needed_bytes": plan.needed_bytes,
+        "ends_per_tick_max": plan.ends_per_tick_max,
+        "ends_next_tick": plan.ends_next_tick,
+        "memory": plan.memory.as_ref().map(memory_json),
+        "steps": plan.steps.iter().enumerate().map(step).collect::<Vec<_>>(),
+    })
+}
+
+/// The rung's name.
+fn rung_name(number: i32) -> &'static str {
+    v1::ShedRung::try_from(number).unwrap_or_default().as_str_name()
 }
 
 #[cfg(test)]

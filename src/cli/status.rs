@@ -136,13 +136,32 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
                 pressure_name(status.pressure).to_lowercase(),
             ),
         ),
+        line("", memory_text(status)),
         line(
             "process",
-            format!("{}, {}", count(status.threads, "thread"), count(status.descriptors, "descriptor")),
+            format!(
+                "{} of {}, {} of {}, loop lag {} (worst of the last minute {})",
+                count(status.threads, "thread"),
+                status.threads_max,
+                count(status.descriptors, "descriptor"),
+                if status.descriptors_max == 0 {
+                    "any".to_owned()
+                } else {
+                    status.descriptors_max.to_string()
+                },
+                show_duration(duration_of(status.loop_lag)),
+                show_duration(duration_of(status.loop_lag_max)),
+            ),
         ),
         line(
             "so far",
-            format!("{}, {}", count(status.logins, "login"), count(status.accept_errors, "accept error")),
+            format!(
+                "{}, {} refused, {} refused, {}",
+                count(status.logins, "login"),
+                status.logins_refused,
+                count(status.streams_refused, "stream"),
+                count(status.accept_errors, "accept error"),
+            ),
         ),
     ];
     for (at, ended) in status.ended.iter().enumerate() {
@@ -151,6 +170,18 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
         lines.push(line(if at == 0 { "ended" } else { "" }, format!("{reason}: {counts}")));
     }
     lines
+}
+
+/// What the level is judged by.
+fn memory_text(status: &v1::ServerStatus) -> String {
+    let memory = status.memory.unwrap_or_default();
+    format!(
+        "{} used of {} (budget {}), {} by its own count",
+        show_bytes(memory.used_bytes),
+        show_bytes(memory.ceiling_bytes),
+        show_bytes(memory.budget_bytes),
+        show_bytes(memory.accounts_bytes),
+    )
 }
 
 /// One line per interval, with rates since the line before.

@@ -61,6 +61,7 @@ fn wrong_command_lines_are_refused() {
         "streamward chat @",
         "streamward cancel 42",
         "streamward streams --session stream/1",
+        "streamward shed",
         "streamward status --interval 1ms",
         "streamward completions cmd",
     ] {

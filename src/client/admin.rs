@@ -182,6 +182,14 @@ impl Admin {
         Ok(answer.into_inner())
     }
 
+    /// Who would end if memory were short now, in order.
+    ///
+    /// # Errors
+    /// As for [`status`](Self::status).
+    pub async fn plan_shed(&self) -> Result<v1::PlanShedResponse, ClientError> {
+        Ok(self.service.clone().plan_shed(v1::PlanShedRequest {}).await?.into_inner())
+    }
+
     /// Starts the same phased stop as SIGTERM, and returns at once.
     ///
     /// # Errors

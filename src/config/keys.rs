@@ -176,7 +176,7 @@ pub(crate) const KEYS: &[Key] = &[
         "limits.connections_max",
         1,
         |c| &mut c.limits.connections_max,
-        "Connections at once, on the listener and on the admin socket each. The unit's LimitNOFILE must hold both.",
+        "Connections at once; the admin socket has 16 beside these. The unit's LimitNOFILE must hold both.",
     ),
     count(
         "limits.connections_per_ip_max",

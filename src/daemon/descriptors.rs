@@ -2,15 +2,15 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::base::limits::Limits;
+use crate::base::limits::{ADMIN_CONNECTIONS_MAX, Limits};
 
 /// Listeners, signals, epoll, standard streams and what a command reads in passing.
 const DESCRIPTORS_OF_OUR_OWN: u64 = 64;
 
-/// Descriptors that connections at their maxima need: on the network and on the admin socket each.
+/// Descriptors that connections at their maxima need, on the network and on the admin socket.
 #[must_use]
 pub fn needed(limits: &Limits) -> u64 {
-    2 * u64::from(limits.connections_max) + DESCRIPTORS_OF_OUR_OWN
+    u64::from(limits.connections_max) + u64::from(ADMIN_CONNECTIONS_MAX) + DESCRIPTORS_OF_OUR_OWN
 }
 
 /// Raises the soft limit as far as needed and allowed; says so when that is not enough.

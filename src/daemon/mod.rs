@@ -3,6 +3,8 @@
 
 pub mod descriptors;
 pub mod listen;
+pub mod monitor;
+pub mod procfs;
 pub mod reaper;
 pub mod shutdown;
 pub mod signals;
@@ -12,10 +14,16 @@ pub mod watchdog;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::base::event::Epoch;
 use crate::base::reason::{Cause, EndReason};
+use crate::config;
 use crate::config::{Config, ConfigErrors};
+use crate::daemon::monitor::Monitor;
+use crate::daemon::procfs::Procfs;
 use crate::daemon::signals::Signals;
 use crate::daemon::systemd::Notifier;
 use crate::runtime::scope::Scope;
@@ -87,9 +95,10 @@ pub fn run(
 ) -> Result<Stopped, StartError> {
     let system = |what| move |source| StartError::System { what, source };
     // One thread. The blocking pool is never used by the server; one is the least tokio takes.
+    let blocking_threads_max = (config.server.threads_max as usize).saturating_sub(1).max(1);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(1)
+        .max_blocking_threads(blocking_threads_max)
         .build()
         .map_err(system("a runtime"))?;
     runtime.block_on(serve(config, notifier, reload))
@@ -111,11 +120,15 @@ async fn serve(
     descriptors::make_room(&config.limits);
     let (tcp, address) = listen::tcp(config.server.listen)?;
     let (unix, socket_file) = listen::unix(&config.server.admin_socket)?;
-    let core = Core::new(epoch, config.limits.clone(), config.shutdown.clone());
+    let core = Core::new(epoch, config.limits.clone(), config.memory.clone(), config.shutdown.clone());
+    let mut procfs = Procfs::open();
+    let mut monitor = Monitor::new(config::mem_total_bytes(), config.server.threads_max);
+    monitor.tick(&core, &procfs.read(), Duration::ZERO, Instant::now());
     let upkeep = Scope::root();
 
     // The start list; `shutdown` takes it down from the bottom.
     upkeep.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));
+    upkeep.spawn(monitor::run(Arc::clone(&core), upkeep.clone(), monitor, procfs));
     core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Unix(unix)));
     core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Tcp(tcp)));
     log::info!("admin socket {}", config.server.admin_socket.display());

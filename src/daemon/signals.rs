@@ -88,6 +88,6 @@ fn apply(core: &Core, old: Config, read: Result<Config, ConfigErrors>) -> Config
     }
     let next = config::with_live(&old, &new);
     log::set_max_level(next.log.level);
-    core.reconfigure(next.limits.clone(), next.shutdown.clone());
+    core.reconfigure(next.limits.clone(), next.memory.clone(), next.shutdown.clone());
     next
 }

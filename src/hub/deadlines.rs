@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
-use crate::base::limits::{EMPTY_TOPIC_TIMEOUT, Limits, STALE_HEARTBEATS};
+use crate::base::limits::{EMPTY_TOPIC_TIMEOUT, Limits};
 use crate::runtime::pressure::Permille;
 
 /// Nodes of one kind, by when they fell quiet.
@@ -90,7 +90,7 @@ impl Timeouts {
     pub fn new(limits: &Limits, idle_scale: Permille) -> Self {
         let scaled = |timeout: Duration| timeout * idle_scale / 1000;
         let idle = limits.stream_idle_timeout;
-        let least = idle.min(limits.told_heartbeat_interval().mul_f64(STALE_HEARTBEATS));
+        let least = idle.min(limits.stale_after());
         Self {
             lease: limits.lease,
             stream_idle: (!idle.is_zero()).then(|| scaled(idle).max(least)),

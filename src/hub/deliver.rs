@@ -50,15 +50,15 @@ impl Hub {
         encode: impl FnOnce(u64, &mut Vec<u8>),
     ) -> Result<u64, Refusal> {
         self.charge_publish(session, now)?;
-        let topics_max = self.limits.topics_max;
+        let (topics_max, tails_bytes_max) = (self.limits.topics_max, self.tails_bytes_max());
         let quota = Quota { key: "limits.topics_max", value: u64::from(topics_max) };
         let slot = self.topics.find_or_insert(topic, topics_max).ok_or(Refusal::Quota(quota))?;
         let sequence = self.sequence + 1;
         let topic = self.topics.get_mut(slot).ok_or(Refusal::Quota(quota))?;
         topic.tail.append(sequence, bytes_hint, |bytes| encode(sequence, bytes));
-        topic.tail.evict(self.limits.tail_bytes_max);
+        topic.tail.evict(self.limits.tail_bytes_max.min(tails_bytes_max));
         self.sequence = sequence;
-        if self.topics.published(slot, self.limits.tails_bytes_max, now) {
+        if self.topics.published(slot, tails_bytes_max, now) {
             self.rearm();
         }
         self.wake_waiting(slot);
@@ -270,17 +270,16 @@ impl Hub {
 
     /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.
     pub fn push_control(&mut self, key: StreamKey, encode: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(stream) = self.stream_mut(key) {
-            encode(&mut stream.control);
-            stream.wake_pump();
-        }
+        let Some(stream) = self.stream_mut(key) else { return };
+        let grown = stream.push_control(encode);
+        self.control_bytes += grown;
     }
 
     /// Appends a notice to every live stream.
     pub fn push_control_to_all(&mut self, mut encode: impl FnMut(SessionKey, &mut Vec<u8>)) {
         for (_, stream) in &mut self.streams {
-            encode(stream.session, &mut stream.control);
-            stream.wake_pump();
+            let session = stream.session;
+            self.control_bytes += stream.push_control(|out| encode(session, out));
         }
     }
 

@@ -2,6 +2,7 @@
 //! stale key does nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use slab::Slab;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::hub::registry::{
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
 use crate::hub::{Hub, Refusal};
+use crate::runtime::gauge::Gauge;
 use crate::runtime::scope::Scope;
 
 /// A granted login.
@@ -64,6 +66,7 @@ impl Hub {
                 in_use: false,
                 unused_since: None,
                 unused_entry: None,
+                unsent_bytes: Arc::new(Gauge::of(&self.unsent_bytes)),
                 close_when_unused: None,
             },
         );
@@ -84,6 +87,22 @@ impl Hub {
                 session.connections.retain(|other| *other != id);
             }
         }
+    }
+
+    /// Whether a login of these names would take a live session over.
+    #[must_use]
+    pub fn takes_over(&self, principal: &Principal) -> bool {
+        self.sessions().any(|session| session.principal.is_taken_over_by(principal))
+    }
+
+    /// A refused login, for the counters.
+    pub fn count_refused_login(&mut self) {
+        self.stats.logins_refused += 1;
+    }
+
+    /// A refused stream, for the counters.
+    pub fn count_refused_stream(&mut self) {
+        self.stats.streams_refused += 1;
     }
 
     /// Opens a session; a live one of the same user and client name ends with `SESSION_TAKEN_OVER`.
@@ -204,15 +223,15 @@ impl Hub {
         Some(LoggedOut { scope: session.scope, streams })
     }
 
-    /// A session leaves its connections. After a logout, those that carry no other session's stream are closed as
-    /// soon as its own streams are gone.
+    /// A session leaves its connections. After a logout, and when memory is short, those that carry no other session's
+    /// stream are closed as soon as its own streams are gone.
     fn release_connections(&mut self, session: &SessionState, cause: &Cause, now: Instant) {
         for id in &session.connections {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.sessions.retain(|other| *other != session.key);
             }
             self.look_at_use(*id, now);
-            if cause.reason != EndReason::SessionLoggedOut {
+            if !matches!(cause.reason, EndReason::SessionLoggedOut | EndReason::MemoryPressure) {
                 continue;
             }
             let carried = |key: &&StreamKey| {
@@ -295,6 +314,7 @@ impl Hub {
         }
         let stream = self.streams.remove(key.slot as usize);
         self.deadlines.streams.remove(stream.quiet_entry, key);
+        self.control_bytes -= stream.control.capacity();
         if self.streams.is_empty() {
             self.streams = Slab::new();
         }

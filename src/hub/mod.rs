@@ -4,9 +4,11 @@
 //! One `std::sync::Mutex` guards it. On a runtime with one thread it is never contended; an actor would add a queue
 //! to bound and a wake-up to pay.
 
+pub mod accounts;
 pub mod cursor;
 pub mod deadlines;
 pub mod registry;
+pub mod shed;
 pub mod stats;
 pub mod tail;
 pub mod topics;
@@ -20,6 +22,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use slab::Slab;
@@ -59,9 +62,17 @@ pub struct Hub {
     connection_numbers: u64,
     topics: Topics,
     deadlines: Deadlines,
-    idle_scale: Permille,
     ended: EndedRing,
     stats: Stats,
+    /// Idle timeouts are multiplied by this.
+    idle_scale: Permille,
+    /// Tails may hold this share of `limits.tails_bytes_max`.
+    tails_scale: Permille,
+    /// Running counts of the accounts: live subscriptions, capacity of all control buffers, and what waits in all
+    /// connections for their peers.
+    subscriptions: usize,
+    control_bytes: usize,
+    unsent_bytes: Arc<AtomicU64>,
 }
 
 /// Why the hub did not do what was asked; nothing was changed.
@@ -113,9 +124,13 @@ impl Hub {
             connections: BTreeMap::new(),
             connection_numbers: 0,
             deadlines: Deadlines::default(),
-            idle_scale: 1000,
             ended: EndedRing::default(),
             stats: Stats::default(),
+            idle_scale: 1000,
+            tails_scale: 1000,
+            subscriptions: 0,
+            control_bytes: 0,
+            unsent_bytes: Arc::default(),
         }
     }
 
@@ -140,6 +155,18 @@ impl Hub {
         }
         self.limits = limits;
         self.rearm();
+    }
+
+    /// Lets tails hold this share of `limits.tails_bytes_max` from the next publish or trim on.
+    pub fn set_tails_scale(&mut self, tails_scale: Permille) {
+        self.tails_scale = tails_scale;
+    }
+
+    /// What all tails may hold now.
+    #[must_use]
+    pub fn tails_bytes_max(&self) -> usize {
+        let scaled = self.limits.tails_bytes_max as u64 * u64::from(self.tails_scale) / 1000;
+        usize::try_from(scaled).unwrap_or(usize::MAX)
     }
 
     fn stream(&self, key: StreamKey) -> Option<&StreamState> {

@@ -13,6 +13,7 @@ use crate::base::principal::Principal;
 use crate::base::reason::Cause;
 use crate::hub::cursor::Cursor;
 use crate::runtime::bucket::Bucket;
+use crate::runtime::gauge::Gauge;
 use crate::runtime::scope::Scope;
 
 /// A session's secret: 32 random bytes, sent as 64 hexadecimal digits.
@@ -66,7 +67,9 @@ pub struct ConnectionState {
     pub(super) unused_since: Option<Instant>,
     /// Its place in the set of unused connections, `unused_since` or an earlier time.
     pub(super) unused_entry: Option<Instant>,
-    /// Set when its session logged out: it is closed when its last stream is gone.
+    /// Bytes that wait for the peer to take them.
+    pub unsent_bytes: Arc<Gauge>,
+    /// Set when its session logged out or was ended to save memory: it is closed when its last stream is gone.
     pub(super) close_when_unused: Option<Cause>,
 }
 
@@ -156,6 +159,14 @@ pub struct StreamState {
 }
 
 impl StreamState {
+    /// Appends to what is delivered before events; returns by how much the buffer has grown.
+    pub(super) fn push_control(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let before = self.control.capacity();
+        encode(&mut self.control);
+        self.wake_pump();
+        self.control.capacity() - before
+    }
+
     pub(super) fn wake_pump(&mut self) {
         if let Some(pump) = self.pump.take() {
             pump.wake();
@@ -222,6 +233,18 @@ impl EndedRing {
             ring.pop_front();
         }
         ring.push_back(ended);
+    }
+
+    /// How many are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.streams.len() + self.sessions.len()
+    }
+
+    /// Whether nothing has ended yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Newest first.

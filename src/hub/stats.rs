@@ -7,6 +7,10 @@ use crate::base::reason::EndReason;
 pub struct Stats {
     /// Logins granted.
     pub logins: u64,
+    /// Logins refused, for a limit or to save memory.
+    pub logins_refused: u64,
+    /// Streams refused, for a limit or to save memory.
+    pub streams_refused: u64,
     /// Events handed to connections, counted once per stream.
     pub events_delivered: u64,
     /// Their bytes.

@@ -81,6 +81,7 @@ impl Hub {
         let at = u16::try_from(index).unwrap_or(u16::MAX);
         let reference = CursorRef { stream: key.slot, index: at, number: cursor.number };
         let topic = cursor.topic;
+        self.subscriptions += 1;
         if index == stream.cursors.len() {
             stream.cursors.push(Some(cursor));
         } else {
@@ -112,6 +113,7 @@ impl Hub {
         let Some(stream) = self.stream_mut(key) else { return };
         let Some(cursor) = stream.cursors.get_mut(index).and_then(Option::take) else { return };
         stream.ready.retain(|at| usize::from(*at) != index);
+        self.subscriptions -= 1;
         let Some(topic) = self.topics.get_mut(cursor.topic) else { return };
         topic.cursors -= 1;
         if let Some(at) = cursor.waiting_at {

@@ -42,6 +42,8 @@ pub struct Topics {
     oldest: Option<u32>,
     held_bytes: usize,
     empty: Quiet<u32>,
+    /// Of all names.
+    name_bytes: usize,
     /// Highest sequence that was in a topic no longer in the table.
     gone_through: u64,
 }
@@ -63,6 +65,12 @@ impl Topics {
     #[must_use]
     pub const fn held_bytes(&self) -> usize {
         self.held_bytes
+    }
+
+    /// Bytes of all names.
+    #[must_use]
+    pub const fn name_bytes(&self) -> usize {
+        self.name_bytes
     }
 
     pub(super) fn find(&self, name: &Topic) -> Option<u32> {
@@ -100,6 +108,7 @@ impl Topics {
         }))
         .ok()?;
         self.by_name.insert(name.clone(), slot);
+        self.name_bytes += name.as_str().len();
         Some(slot)
     }
 
@@ -114,6 +123,7 @@ impl Topics {
         self.note_use(slot);
         if let Some(topic) = self.slots.try_remove(slot as usize) {
             self.by_name.remove(&topic.name);
+            self.name_bytes -= topic.name.as_str().len();
             self.held_bytes -= topic.held_bytes;
             self.gone_through = self.gone_through.max(topic.tail.last_sequence());
         }
@@ -160,9 +170,19 @@ impl Topics {
         self.unlink(slot);
         self.link_newest(slot);
         self.book(slot);
+        self.give_way(held_bytes_max, Some(slot), now)
+    }
+
+    /// Keeps all tails within `held_bytes_max`, the least recently published giving way first. Returns whether any had
+    /// to.
+    pub(super) fn trim(&mut self, held_bytes_max: usize, now: Instant) -> bool {
+        self.give_way(held_bytes_max, None, now)
+    }
+
+    fn give_way(&mut self, held_bytes_max: usize, spared: Option<u32>, now: Instant) -> bool {
         let mut gave_way = false;
         while self.held_bytes > held_bytes_max {
-            let Some(victim) = self.oldest.filter(|victim| *victim != slot) else { break };
+            let Some(victim) = self.oldest.filter(|victim| Some(*victim) != spared) else { break };
             if let Some(topic) = self.get_mut(victim) {
                 topic.tail.clear();
             }

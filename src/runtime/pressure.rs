@@ -3,6 +3,8 @@
 //! The idea is Envoy's overload manager: a pressure from 0 to 1, actions that are on from a threshold, and actions
 //! that scale between two.
 
+use crate::base::limits::Memory;
+
 /// Parts of a whole, 0 to 1,000 and beyond.
 pub type Permille = u32;
 
@@ -31,6 +33,18 @@ pub struct Thresholds {
     pub critical: Permille,
     /// A level is left this far below where it began.
     pub hysteresis: Permille,
+}
+
+impl From<&Memory> for Thresholds {
+    fn from(memory: &Memory) -> Self {
+        let permille = |percent: u8| Permille::from(percent) * 10;
+        Self {
+            elevated: permille(memory.elevated_percent),
+            high: permille(memory.high_percent),
+            critical: permille(memory.critical_percent),
+            hysteresis: permille(memory.hysteresis_percent),
+        }
+    }
 }
 
 impl Level {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use crate::runtime::pressure::{Level, Permille};
+use crate::runtime::pressure::{Level, Permille, Thresholds};
 
 /// Memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryVitals {
     /// Resident set.
     pub rss_bytes: u64,
+    /// Resident set when the server had just started: what the process costs before anyone comes.
+    pub start_bytes: u64,
     /// What the process may hold by its configuration.
     pub budget_bytes: u64,
     /// What it may hold now: the least of the budget, the cgroup's limit, and what it uses plus what the machine has
@@ -28,6 +30,21 @@ pub struct MemoryVitals {
     pub stalled: Permille,
 }
 
+impl MemoryVitals {
+    /// Bytes that have to come back for `level` to fall below critical; 0 below it.
+    #[must_use]
+    pub fn needed_bytes(&self, level: Level, thresholds: &Thresholds) -> u64 {
+        if level < Level::Critical {
+            return 0;
+        }
+        let below = thresholds.critical.saturating_sub(thresholds.hysteresis);
+        let left_at = u128::from(self.ceiling_bytes) * u128::from(below) / 1000;
+        let left_at = u64::try_from(left_at).unwrap_or(u64::MAX);
+        // A level is left when less than that is used.
+        self.used_bytes.saturating_add(1).saturating_sub(left_at)
+    }
+}
+
 /// What one tick of the monitor found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vitals {
@@ -37,7 +54,7 @@ pub struct Vitals {
     pub memory: MemoryVitals,
     /// Threads of the process.
     pub threads: u32,
-    /// Above this nothing new is taken.
+    /// Above this no new sessions are taken; 0 when nobody has said.
     pub threads_max: u32,
     /// Open descriptors.
     pub descriptors: u64,
@@ -51,6 +68,14 @@ pub struct Vitals {
     pub idle_scale: Permille,
     /// Tails may hold this share of their budget.
     pub tails_scale: Permille,
+}
+
+impl Vitals {
+    /// Whether there are more threads than there may be.
+    #[must_use]
+    pub const fn has_too_many_threads(&self) -> bool {
+        self.threads_max > 0 && self.threads > self.threads_max
+    }
 }
 
 impl Default for Vitals {

@@ -12,7 +12,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::base::limits::{ACCEPT_BACKOFF, ACCEPT_WARN_EVERY, Limits, TCP_NOTSENT_BYTES_MAX};
+use crate::base::limits::{
+    ACCEPT_BACKOFF, ACCEPT_WARN_EVERY, ADMIN_CONNECTIONS_MAX, Limits, TCP_NOTSENT_BYTES_MAX,
+};
 use crate::base::reason::{Cause, EndReason};
 use crate::runtime::phase::Phase;
 use crate::server::Core;
@@ -76,8 +78,12 @@ enum Accepted {
 /// Accepts until the server refuses (the admin socket: until it aborts); then the listener is closed.
 pub async fn run(core: Arc<Core>, listener: Listener) {
     let limits = core.limits();
-    let connections = Arc::new(Semaphore::new(limits.connections_max as usize));
-    let half_open = Arc::new(Semaphore::new(limits.half_open_max as usize));
+    let (connections_max, half_open_max) = match listener {
+        Listener::Tcp(_) => (limits.connections_max, limits.half_open_max),
+        Listener::Unix(_) => (ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX),
+    };
+    let connections = Arc::new(Semaphore::new(connections_max as usize));
+    let half_open = Arc::new(Semaphore::new(half_open_max as usize));
     let addresses = Addresses::default();
     let mut warnings = Warnings::default();
     let mut phase = core.phase.watch();

@@ -15,10 +15,8 @@ use crate::base::limits::{NOTE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use crate::base::reason::{Cause, EndReason};
 use crate::hub::registry::{Ended, EndedNode, SessionState, StreamState};
 use crate::hub::{Cancelled, Hub};
-use crate::runtime::phase::Phase;
-use crate::runtime::pressure::Level;
+use crate::server::overview::{count, server_status, shed_plan};
 use crate::server::session::peer_of;
-use crate::server::status::{Account, EndCount, ServerFacts};
 use crate::server::{Core, Peer};
 use crate::wire::status::{invalid_field, not_found};
 use crate::wire::v1::admin_service_server::AdminService;
@@ -141,7 +139,7 @@ impl AdminService for AdminApi {
         &self,
         _: Request<v1::PlanShedRequest>,
     ) -> Result<Response<v1::PlanShedResponse>, Status> {
-        Ok(Response::new(v1::PlanShedResponse::default()))
+        Ok(Response::new(shed_plan(&self.0)))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
@@ -275,103 +273,6 @@ pub(super) fn ended_info(ended: &Ended) -> v1::Ended {
             connection_id: connection.to_string(),
             ..common
         },
-    }
-}
-
-fn count(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The facts as the contract tells them.
-fn server_status(core: &Core) -> v1::ServerStatus {
-    let facts = core.facts();
-    let vitals = facts.vitals;
-    let ended = facts.ended.iter().filter(|ended| ended.streams > 0 || ended.sessions > 0);
-    v1::ServerStatus {
-        version: facts.version.to_owned(),
-        epoch: facts.epoch.0.to_string(),
-        phase: phase(facts.phase).into(),
-        started_at: Some(convert::timestamp(facts.started_at)),
-        uptime: Some(convert::duration(facts.uptime)),
-        connections: facts.connections,
-        sessions: facts.sessions,
-        streams: facts.streams,
-        subscriptions: facts.subscriptions,
-        topics: facts.topics,
-        last_sequence: facts.last_sequence,
-        events_delivered: facts.events_delivered,
-        bytes_delivered: facts.bytes_delivered,
-        tails_bytes: facts.tails_bytes,
-        tails_bytes_max: facts.tails_bytes_max,
-        rss_bytes: facts.rss_bytes,
-        threads: facts.threads,
-        descriptors: facts.descriptors,
-        pressure: pressure(vitals.level).into(),
-        ended: ended.map(reason_count).collect(),
-        logins: facts.logins,
-        accept_errors: facts.accept_errors,
-        publishes_refused: facts.refused.publishes,
-        memory: Some(memory_status(&facts)),
-        accounts: facts.accounts.iter().map(account).collect(),
-        threads_max: vitals.threads_max,
-        descriptors_max: vitals.descriptors_max,
-        loop_lag: Some(convert::duration(vitals.loop_lag)),
-        loop_lag_max: Some(convert::duration(vitals.loop_lag_max)),
-        logins_refused: facts.refused.logins,
-        streams_refused: facts.refused.streams,
-        connections_refused: facts.refused.connections,
-        connections_abusive: facts.refused.connections_abusive,
-    }
-}
-
-fn phase(phase: Phase) -> v1::Phase {
-    match phase {
-        Phase::Running => v1::Phase::Running,
-        Phase::Refusing => v1::Phase::Refusing,
-        Phase::Draining => v1::Phase::Draining,
-        Phase::Aborting => v1::Phase::Aborting,
-    }
-}
-
-fn pressure(level: Level) -> v1::Pressure {
-    match level {
-        Level::Normal => v1::Pressure::Normal,
-        Level::Elevated => v1::Pressure::Elevated,
-        Level::High => v1::Pressure::High,
-        Level::Critical => v1::Pressure::Critical,
-    }
-}
-
-fn reason_count(ended: &EndCount) -> v1::ReasonCount {
-    v1::ReasonCount {
-        reason: convert::reason(ended.reason).into(),
-        streams: ended.streams,
-        sessions: ended.sessions,
-    }
-}
-
-fn account(account: &Account) -> v1::Account {
-    v1::Account { holder: account.holder.to_owned(), count: account.count, bytes: account.bytes }
-}
-
-fn memory_status(facts: &ServerFacts) -> v1::MemoryStatus {
-    let memory = facts.vitals.memory;
-    let thresholds = facts.thresholds;
-    v1::MemoryStatus {
-        budget_bytes: memory.budget_bytes,
-        ceiling_bytes: memory.ceiling_bytes,
-        used_bytes: memory.used_bytes,
-        accounts_bytes: facts.accounts.iter().map(|account| account.bytes).sum(),
-        available_bytes: memory.available_bytes,
-        cgroup_current_bytes: memory.cgroup_current_bytes,
-        cgroup_high_bytes: memory.cgroup_high_bytes,
-        cgroup_max_bytes: memory.cgroup_max_bytes,
-        stalled_permille: memory.stalled,
-        elevated_percent: thresholds.elevated / 10,
-        high_percent: thresholds.high / 10,
-        critical_percent: thresholds.critical / 10,
-        idle_scale_permille: facts.vitals.idle_scale,
-        tails_scale_permille: facts.vitals.tails_scale,
     }
 }
 

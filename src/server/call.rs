@@ -21,7 +21,7 @@ use crate::base::reason::{Cause, EndReason};
 use crate::server::admin::AdminApi;
 use crate::server::health::HealthApi;
 use crate::server::session::SessionApi;
-use crate::server::{Core, Peer, publish, pump, stream};
+use crate::server::{Core, Peer, overload, publish, pump, stream};
 use crate::wire::timeout::parse_timeout;
 use crate::wire::v1::admin_service_server::AdminServiceServer;
 use crate::wire::v1::session_service_server::SessionServiceServer;
@@ -178,6 +178,11 @@ async fn dispatch(
 ) -> Response<tonic::body::Body> {
     let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
     let service = service.to_owned();
+    if overload::is_anonymous_work(request.uri().path())
+        && let Err(refused) = overload::admit_anonymous(core, peer)
+    {
+        return refused.into_http();
+    }
     let mut request = request.map(RecvBody);
     request.extensions_mut().insert(peer.clone());
     match service.as_str() {

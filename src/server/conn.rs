@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::base::limits::UNSENT_BYTES_MAX;
+use crate::runtime::gauge::Gauge;
 use crate::server::authority::AuthorityFilter;
 
 /// What can carry a connection.
@@ -54,6 +55,7 @@ pub struct Meter {
     written_bytes: AtomicU64,
     read_at: Mutex<Option<Instant>>,
     blocked_since: Mutex<Option<Instant>>,
+    unsent: OnceLock<Arc<Gauge>>,
     cut: AtomicBool,
 }
 
@@ -74,6 +76,18 @@ impl Meter {
     #[must_use]
     pub fn blocked_since(&self) -> Option<Instant> {
         *self.blocked_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `gauge` show from now on what waits for the peer.
+    pub fn count_unsent(&self, gauge: Arc<Gauge>) {
+        // There is one connection for a meter, so it is set once.
+        let _ = self.unsent.set(gauge);
+    }
+
+    fn holds(&self, unsent_bytes: usize) {
+        if let Some(gauge) = self.unsent.get() {
+            gauge.set(unsent_bytes as u64);
+        }
     }
 
     /// The transport will be dropped without waiting for what the peer does not take.
@@ -175,6 +189,7 @@ impl<T: Transport> Gathered<T> {
         }
         if !self.unsent.is_empty() {
             self.replace_unsent(Vec::new());
+            self.meter.holds(0);
         }
         Poll::Ready(Ok(()))
     }
@@ -184,6 +199,7 @@ impl<T: Transport> Gathered<T> {
         if self.borrowed || self.sent_bytes > self.unsent.len() / 2 {
             self.replace_unsent(self.unsent[self.sent_bytes..].to_vec());
         }
+        self.meter.holds(self.unsent.capacity());
     }
 
     fn replace_unsent(&mut self, rest: Vec<u8>) {

@@ -57,7 +57,14 @@ pub async fn run<T: Transport>(
         // Boxed: over long before the connection is, and its size would be every connection's.
         let Some(opened) = Box::pin(handshake(core, io, peer)).await else { return };
         drop(opening);
-        let (id, scope) = core.hub().open_connection(peer, Instant::now());
+        let (id, scope) = {
+            let mut hub = core.hub();
+            let (id, scope) = hub.open_connection(peer, Instant::now());
+            if let Some(connection) = hub.connection(id) {
+                opened.meter.count_unsent(Arc::clone(&connection.unsent_bytes));
+            }
+            (id, scope)
+        };
         log::debug!("{id} from {peer} opened");
         Driver::new(core, opened, Peer { connection: id, scope, admin_uid })
     };

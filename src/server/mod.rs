@@ -17,6 +17,8 @@ mod call;
 mod health;
 mod inbound;
 mod outbound;
+mod overload;
+mod overview;
 mod publish;
 mod pump;
 mod session;
@@ -34,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::base::event::Epoch;
 use crate::base::id::{ConnectionId, SessionKey};
-use crate::base::limits::{Limits, Shutdown};
+use crate::base::limits::{Limits, Memory, Shutdown};
 use crate::base::reason::{Cause, EndReason};
 use crate::bus::{Bus, lock};
 use crate::hub::{Hub, LoggedOut};
@@ -54,6 +56,7 @@ pub struct Core {
     /// Everything clients can see lives below this scope; it ends before the process's own upkeep.
     pub service: Scope,
     shutdown: Mutex<Shutdown>,
+    memory: Mutex<Memory>,
     /// When the drain must be over; set once it began.
     drain_until: Mutex<Option<Instant>>,
     drain_asked: watch::Sender<Option<Cause>>,
@@ -75,7 +78,7 @@ pub struct Peer {
 impl Core {
     /// A core with an empty hub.
     #[must_use]
-    pub fn new(epoch: Epoch, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+    pub fn new(epoch: Epoch, limits: Limits, memory: Memory, shutdown: Shutdown) -> Arc<Self> {
         let service = Scope::root();
         let hub = Hub::new(epoch, Arc::new(limits), service.clone(), Instant::now());
         Arc::new(Self {
@@ -84,6 +87,7 @@ impl Core {
             phase: PhaseCell::default(),
             service,
             shutdown: Mutex::new(shutdown),
+            memory: Mutex::new(memory),
             drain_until: Mutex::new(None),
             drain_asked: watch::Sender::new(None),
             accept_errors: AtomicU64::new(0),
@@ -108,9 +112,16 @@ impl Core {
         self.shutdown.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// The bounds of memory in force.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
     /// Puts new bounds and times in force.
-    pub fn reconfigure(&self, limits: Limits, shutdown: Shutdown) {
+    pub fn reconfigure(&self, limits: Limits, memory: Memory, shutdown: Shutdown) {
         self.hub().set_limits(Arc::new(limits));
+        *self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = memory;
         *self.shutdown.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = shutdown;
     }
 
@@ -129,12 +140,20 @@ impl Core {
     }
 
     /// When the client of this session should come back after a drain: its own slot in `[1, 2) × retry_after`.
-    ///
-    /// The golden-ratio sequence spreads any run of sessions evenly, so that reconnects do not stampede.
     #[must_use]
     pub fn retry_slot(&self, session: SessionKey) -> Duration {
+        self.slot_of(session.incarnation)
+    }
+
+    /// The same for a client without a session.
+    fn retry_slot_of(&self, connection: ConnectionId) -> Duration {
+        self.slot_of(connection.0)
+    }
+
+    /// The golden-ratio sequence spreads any run of numbers evenly, so that reconnects do not stampede.
+    fn slot_of(&self, number: u64) -> Duration {
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        let spread = session.incarnation.wrapping_mul(GOLDEN) >> 48;
+        let spread = number.wrapping_mul(GOLDEN) >> 48;
         let retry_after = self.shutdown_times().retry_after;
         let extra = (retry_after.as_millis() * u128::from(spread)) >> 16;
         retry_after + Duration::from_millis(u64::try_from(extra).unwrap_or(0))

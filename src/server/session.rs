@@ -13,7 +13,7 @@ use crate::hub::registry::Token;
 use crate::runtime::phase::Phase;
 use crate::server::admin::ended_info;
 use crate::server::auth::{self, print_token};
-use crate::server::{Core, Peer};
+use crate::server::{Core, Peer, overload};
 use crate::wire::status::{EndFacts, ended, invalid_field};
 use crate::wire::v1::session_service_server::SessionService;
 use crate::wire::{convert, v1};
@@ -48,6 +48,7 @@ impl SessionService for SessionApi {
             PrincipalError::NoUser | PrincipalError::User => invalid_field("user", &error.to_string()),
             PrincipalError::ClientName => invalid_field("client_name", &error.to_string()),
         })?;
+        overload::admit_login(core, &peer, &principal).map_err(|status| refused(core, *status))?;
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|error| {
             log::error!("no randomness for a session token: {error}");
@@ -56,7 +57,7 @@ impl SessionService for SessionApi {
         let token = Token(bytes);
         let now = Instant::now();
         let granted = core.hub().login(principal.clone(), token.clone(), peer.connection, now);
-        let granted = granted.map_err(|refusal| auth::refusal(&refusal))?;
+        let granted = granted.map_err(|refusal| refused(core, auth::refusal(&refusal)))?;
         log::info!(
             "{} is {} {:?} on {}",
             granted.session,
@@ -82,7 +83,7 @@ impl SessionService for SessionApi {
         self.0.hub().heartbeat(session, Instant::now());
         Ok(Response::new(v1::HeartbeatResponse {
             server_time: Some(convert::timestamp(SystemTime::now())),
-            pressure: v1::Pressure::Normal.into(),
+            pressure: convert::pressure(self.0.vitals().level).into(),
             draining: self.0.phase.get() > Phase::Running,
         }))
     }
@@ -98,6 +99,12 @@ impl SessionService for SessionApi {
         let streams_ended = ended.map_or(0, |ended| ended.streams);
         Ok(Response::new(v1::LogoutResponse { streams_ended }))
     }
+}
+
+/// Counts a refused login.
+fn refused(core: &Core, status: Status) -> Status {
+    core.hub().count_refused_login();
+    status
 }
 
 /// What the server expects of a client now.

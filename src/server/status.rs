@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::base::event::Epoch;
 use crate::base::reason::EndReason;
+use crate::hub::accounts::Account;
 use crate::runtime::phase::Phase;
 use crate::runtime::pressure::Thresholds;
 use crate::runtime::vitals::Vitals;
@@ -46,12 +47,6 @@ pub struct ServerFacts {
     pub tails_bytes: u64,
     /// What they may hold.
     pub tails_bytes_max: u64,
-    /// Resident set.
-    pub rss_bytes: u64,
-    /// Threads now.
-    pub threads: u32,
-    /// Open descriptors now.
-    pub descriptors: u32,
     /// What the monitor last found.
     pub vitals: Vitals,
     /// Where the levels of pressure begin.
@@ -66,17 +61,6 @@ pub struct ServerFacts {
     pub accept_errors: u64,
     /// What was refused.
     pub refused: Refused,
-}
-
-/// Memory of one holder, by the server's own count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// As in the bill of `check-config`.
-    pub holder: &'static str,
-    /// How many there are.
-    pub count: u64,
-    /// What they hold together.
-    pub bytes: u64,
 }
 
 /// How many ended for one reason.
@@ -109,8 +93,7 @@ impl Core {
     /// The facts now.
     #[must_use]
     pub fn facts(&self) -> ServerFacts {
-        let process = ProcessFacts::read();
-        let vitals = self.vitals();
+        let (vitals, thresholds) = (self.vitals(), Thresholds::from(&self.memory()));
         let hub = self.hub();
         let stats = hub.stats();
         let ended = EndReason::ALL.into_iter().map(|reason| EndCount {
@@ -133,44 +116,19 @@ impl Core {
             events_delivered: stats.events_delivered,
             bytes_delivered: stats.bytes_delivered,
             tails_bytes: hub.topics().held_bytes() as u64,
-            tails_bytes_max: hub.limits().tails_bytes_max as u64,
-            rss_bytes: process.rss_bytes,
-            threads: process.threads,
-            descriptors: process.descriptors,
+            tails_bytes_max: hub.tails_bytes_max() as u64,
             vitals,
-            thresholds: Thresholds { elevated: 0, high: 0, critical: 0, hysteresis: 0 },
-            accounts: Vec::new(),
+            thresholds,
+            accounts: hub.accounts(vitals.memory.start_bytes).to_vec(),
             ended: ended.collect(),
             logins: stats.logins,
             accept_errors: self.accept_errors(),
-            refused: Refused { publishes: stats.publishes_refused, ..Refused::default() },
-        }
-    }
-}
-
-#[derive(Default)]
-struct ProcessFacts {
-    rss_bytes: u64,
-    threads: u32,
-    descriptors: u32,
-}
-
-impl ProcessFacts {
-    /// What /proc says of this process; zeros where it says nothing. These files are made by the kernel as they are
-    /// read, no disk is touched.
-    fn read() -> Self {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        // The listing's own descriptor is not one of ours.
-        let descriptors =
-            std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
-        Self {
-            rss_bytes: field("VmRSS:").unwrap_or(0) * 1024,
-            threads: field("Threads:").and_then(|threads| u32::try_from(threads).ok()).unwrap_or(0),
-            descriptors: count(descriptors),
+            refused: Refused {
+                publishes: stats.publishes_refused,
+                logins: stats.logins_refused,
+                streams: stats.streams_refused,
+                ..Refused::default()
+            },
         }
     }
 }

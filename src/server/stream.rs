@@ -24,7 +24,7 @@ use crate::server::call::{Call, begin, refuse};
 use crate::server::inbound::{Inbound, InboundEnd};
 use crate::server::outbound::Outbound;
 use crate::server::publish::read_one;
-use crate::server::{Core, Peer, auth};
+use crate::server::{Core, Peer, auth, overload};
 use crate::wire::convert;
 use crate::wire::status::{EndFacts, ended, invalid_field};
 use crate::wire::v1;
@@ -190,6 +190,10 @@ fn admit(
         let facts = EndFacts { session: Some(session), retry_after, ..EndFacts::default() };
         return Err(Box::new(ended(&cause, &facts)));
     }
+    if let Err(status) = overload::admit_stream(core, session) {
+        core.hub().count_refused_stream();
+        return Err(status);
+    }
     Ok((session, principal))
 }
 
@@ -201,7 +205,10 @@ fn open(
     deadline: Option<Instant>,
 ) -> Result<Guard, Box<Status>> {
     let opened = core.hub().open_stream(session, peer.connection, rpc, deadline, Instant::now());
-    let (key, scope) = opened.map_err(|refusal| auth::refusal(&refusal))?;
+    let (key, scope) = opened.map_err(|refusal| {
+        core.hub().count_refused_stream();
+        auth::refusal(&refusal)
+    })?;
     log::debug!("{key} of {session} opened on {}", peer.connection);
     let connection = peer.scope.clone();
     Ok(Guard(Handle { core, key, session, principal, scope, connection, deadline }))

@@ -13,7 +13,7 @@ use super::peer::{Options, Peer};
 use super::valve::{Tap, Valve, pipe};
 use crate::base::event::Epoch;
 use crate::base::id::{SessionKey, StreamKey};
-use crate::base::limits::{Limits, Shutdown};
+use crate::base::limits::{Limits, Memory, Shutdown};
 use crate::base::reason::{Cause, EndReason};
 use crate::client::{Client, Session, connect_io};
 use crate::daemon::{reaper, shutdown, systemd::Notifier};
@@ -52,7 +52,7 @@ impl House {
         catch_warnings();
         let (mut limits, mut shutdown) = (Limits::default(), Shutdown::default());
         change(&mut limits, &mut shutdown);
-        let core = Core::new(Epoch(EPOCH.into()), limits, shutdown);
+        let core = Core::new(Epoch(EPOCH.into()), limits, Memory::default(), shutdown);
         let upkeep = Scope::root();
         let mut tasks = JoinSet::new();
         tasks.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));

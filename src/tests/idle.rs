@@ -110,7 +110,7 @@ async fn an_idle_timeout_set_while_running_holds_for_streams_that_are_there() {
     let line = peer.open().await;
     heartbeats(&mut peer, 100).await;
     let limits = Limits { stream_idle_timeout: IDLE, ..Limits::default() };
-    house.core.reconfigure(limits, house.core.shutdown_times());
+    house.core.reconfigure(limits, house.core.memory(), house.core.shutdown_times());
     settle().await;
     assert!(line.tape.is_live(), "its last heartbeat was just now");
     pass(39).await;

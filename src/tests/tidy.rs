@@ -159,7 +159,7 @@ fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
         Some(seconds) if Duration::from_secs(seconds) >= phases => {}
         found => findings.push(format!("unit: TimeoutStopSec = {found:?}, the phases take {phases:?}")),
     }
-    let files = 2 * u64::from(config.limits.connections_max) + 64;
+    let files = crate::daemon::descriptors::needed(&config.limits);
     match setting(unit, "LimitNOFILE").and_then(|value| value.parse::<u64>().ok()) {
         Some(limit) if limit >= files => {}
         found => findings.push(format!("unit: LimitNOFILE = {found:?}, the connections need {files}")),
@@ -291,14 +291,14 @@ fn a_long_file_is_found_and_its_tests_do_not_count() {
 
 #[test]
 fn a_unit_file_that_disagrees_is_found() {
-    let good = "Type=notify\nRuntimeDirectory=streamward\nTimeoutStopSec=29s\nLimitNOFILE=1088\nWatchdogSec=60\n\
+    let good = "Type=notify\nRuntimeDirectory=streamward\nTimeoutStopSec=29s\nLimitNOFILE=592\nWatchdogSec=60\n\
                 RestrictAddressFamilies=AF_INET AF_UNIX\n";
     let config = Config::default();
     assert_eq!(unit_findings(good, &config), [""; 0]);
     for (from, to, needle) in [
         ("TimeoutStopSec=29s", "TimeoutStopSec=28", "TimeoutStopSec = Some(28)"),
         ("TimeoutStopSec=29s", "#TimeoutStopSec=29s", "TimeoutStopSec = None"),
-        ("LimitNOFILE=1088", "LimitNOFILE=1087", "the connections need 1088"),
+        ("LimitNOFILE=592", "LimitNOFILE=591", "the connections need 592"),
         ("WatchdogSec=60", "", "WatchdogSec"),
         ("WatchdogSec=60", "WatchdogSec=0", "WatchdogSec"),
         ("Type=notify", "Type=simple", "Type=notify"),

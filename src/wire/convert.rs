@@ -8,6 +8,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use crate::base::event::{Gap, GapReason, Overflow, Position, Start};
 use crate::base::reason::EndReason;
 use crate::base::topic::Topic;
+use crate::runtime::pressure::Level;
 use crate::wire::v1;
 use crate::wire::v1::notice::Kind;
 
@@ -134,6 +135,17 @@ pub fn position(position: Position) -> v1::Position {
 pub fn reason(reason: EndReason) -> v1::EndReason {
     let number = i32::try_from(reason.index()).map_or(0, |index| index + 1);
     v1::EndReason::try_from(number).unwrap_or(v1::EndReason::Unspecified)
+}
+
+/// A level of memory pressure on the wire.
+#[must_use]
+pub const fn pressure(level: Level) -> v1::Pressure {
+    match level {
+        Level::Normal => v1::Pressure::Normal,
+        Level::Elevated => v1::Pressure::Elevated,
+        Level::High => v1::Pressure::High,
+        Level::Critical => v1::Pressure::Critical,
+    }
 }
 
 /// A reason from the wire; `None` when it is unset or from a newer contract.

@@ -165,6 +165,7 @@ async fn an_absent_hub_is_told_by_every_command_with_exit_69() {
         &["sessions"],
         &["streams"],
         &["ended"],
+        &["shed", "--plan"],
         &["drain"],
         &["cancel", "stream/1"],
     ] {

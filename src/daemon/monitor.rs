@@ -1,0 +1,265 @@
+//! Watches memory, threads and the event loop, and keeps the process within its budget. The ladder, in order:
+//!
+//! - ELEVATED: no anonymous work, no new sessions; idle timeouts shrink in proportion.
+//! - HIGH: tails shrink in proportion; sessions that missed a heartbeat end.
+//! - CRITICAL: no new streams; streams end, furthest behind first, then by what they hold.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::base::bill::{budget_bytes, size_text};
+use crate::base::limits::{
+    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, LOOP_LAG_MEMORY, Memory, SCALE_LEAST_PERMILLE,
+    STALLED_ELEVATED_PERMILLE,
+};
+use crate::daemon::procfs::{Procfs, Reading};
+use crate::hub::shed::{Shortage, Step, Victim};
+use crate::runtime::pressure::{Level, Permille, Thresholds, permille, scale};
+use crate::runtime::scope::Scope;
+use crate::runtime::vitals::{MemoryVitals, Vitals};
+use crate::server::Core;
+
+/// What is remembered from tick to tick.
+#[derive(Debug)]
+pub struct Monitor {
+    mem_total_bytes: u64,
+    threads_max: u32,
+    pressure: Pressure,
+    /// The first resident set that was read.
+    start_bytes: u64,
+    lags: Lags,
+    accounts_told_at: Option<Instant>,
+    is_blind: bool,
+    has_too_many_threads: bool,
+}
+
+/// Looks every `memory.tick` until `upkeep` ends. The first look is the caller's.
+pub async fn run(core: Arc<Core>, upkeep: Scope, mut monitor: Monitor, mut procfs: Procfs) {
+    loop {
+        let due = Instant::now() + core.memory().tick;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = upkeep.ending() => return,
+        }
+        let now = Instant::now();
+        monitor.tick(&core, &procfs.read(), now.saturating_duration_since(due), now);
+    }
+}
+
+impl Monitor {
+    /// For a machine with that much RAM and a process of at most `threads_max` threads.
+    #[must_use]
+    pub fn new(mem_total_bytes: u64, threads_max: u32) -> Self {
+        Self {
+            mem_total_bytes,
+            threads_max,
+            pressure: Pressure::default(),
+            start_bytes: 0,
+            lags: Lags::default(),
+            accounts_told_at: None,
+            is_blind: false,
+            has_too_many_threads: false,
+        }
+    }
+
+    /// Judges one reading and acts on it. `late` is how much after its time the tick came.
+    pub fn tick(&mut self, core: &Core, reading: &Reading, late: Duration, now: Instant) {
+        let memory = core.memory();
+        let thresholds = Thresholds::from(&memory);
+        if self.start_bytes == 0 {
+            self.start_bytes = reading.rss_bytes;
+        }
+        let found = weigh(reading, budget_bytes(&memory, self.mem_total_bytes), self.start_bytes);
+        let before = self.pressure.level();
+        self.pressure = self.pressure.next(&found, &thresholds);
+        let used = permille(found.used_bytes, found.ceiling_bytes);
+        let vitals = Vitals {
+            level: self.pressure.level(),
+            memory: found,
+            threads: reading.threads,
+            threads_max: self.threads_max,
+            descriptors: reading.descriptors,
+            descriptors_max: reading.descriptors_max,
+            loop_lag: late,
+            loop_lag_max: self.lags.push(now, late),
+            idle_scale: scale(used, thresholds.elevated, thresholds.critical, SCALE_LEAST_PERMILLE),
+            tails_scale: scale(used, thresholds.high, thresholds.critical, SCALE_LEAST_PERMILLE),
+        };
+        core.set_vitals(vitals);
+        tell_level(before, &vitals);
+        self.tell_blind(reading);
+        self.tell_threads(&vitals);
+        self.tell_accounts(core, &vitals, now);
+        relieve(core, &vitals, &memory, thresholds, now);
+    }
+
+    fn tell_blind(&mut self, reading: &Reading) {
+        let is_blind = reading.rss_bytes == 0;
+        if is_blind && !self.is_blind {
+            log::warn!("/proc/self/statm cannot be read: memory is not watched; mount /proc");
+        }
+        self.is_blind = is_blind;
+    }
+
+    fn tell_threads(&mut self, vitals: &Vitals) {
+        let has_too_many = vitals.has_too_many_threads();
+        if has_too_many && !self.has_too_many_threads {
+            log::warn!(
+                "{} threads, server.threads_max = {}: no new sessions until they are fewer",
+                vitals.threads,
+                vitals.threads_max
+            );
+        } else if self.has_too_many_threads && !has_too_many {
+            log::info!("{} threads again, new sessions are taken", vitals.threads);
+        }
+        self.has_too_many_threads = has_too_many;
+    }
+
+    fn tell_accounts(&mut self, core: &Core, vitals: &Vitals, now: Instant) {
+        let rss_bytes = vitals.memory.rss_bytes;
+        let accounts_bytes = core.hub().accounts_bytes(vitals.memory.start_bytes);
+        let told_lately = self.accounts_told_at.is_some_and(|at| now - at < ACCOUNTS_WARN_EVERY);
+        if !differ(rss_bytes, accounts_bytes) || told_lately {
+            return;
+        }
+        self.accounts_told_at = Some(now);
+        log::warn!(
+            "{} resident, {} by the server's own count: more than a fifth apart; `streamward status --json` has the \
+             accounts",
+            size_text(rss_bytes),
+            size_text(accounts_bytes)
+        );
+    }
+}
+
+/// Whether the two are further apart than a fifth and the allocator's slack.
+fn differ(rss_bytes: u64, accounts_bytes: u64) -> bool {
+    let apart = rss_bytes.abs_diff(accounts_bytes);
+    rss_bytes > 0 && apart > ACCOUNTS_SLACK_BYTES && apart > rss_bytes / 5
+}
+
+/// What counts as used, and of what.
+fn weigh(reading: &Reading, budget_bytes: u64, start_bytes: u64) -> MemoryVitals {
+    let (rss_bytes, cgroup) = (reading.rss_bytes, &reading.cgroup);
+    let left = reading.available_bytes.map(|available| rss_bytes.saturating_add(available));
+    let cgroup_limit = [cgroup.max_bytes, cgroup.high_bytes].into_iter().filter(|bytes| *bytes > 0).min();
+    let ceiling_bytes =
+        [cgroup_limit, left].into_iter().flatten().fold(budget_bytes, |least, bytes| least.min(bytes));
+    // The cgroup holds more than we do: its other processes, and kernel memory on our behalf.
+    let fuller = cgroup_limit
+        .filter(|limit| permille(cgroup.current_bytes, *limit) > permille(rss_bytes, ceiling_bytes));
+    let (used_bytes, ceiling_bytes) = match fuller {
+        Some(limit) => (cgroup.current_bytes, limit),
+        None => (rss_bytes, ceiling_bytes),
+    };
+    MemoryVitals {
+        rss_bytes,
+        start_bytes,
+        budget_bytes,
+        ceiling_bytes,
+        used_bytes,
+        available_bytes: reading.available_bytes.unwrap_or(0),
+        cgroup_current_bytes: cgroup.current_bytes,
+        cgroup_high_bytes: cgroup.high_bytes,
+        cgroup_max_bytes: cgroup.max_bytes,
+        stalled: reading.stalled,
+    }
+}
+
+/// The level, and what made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pressure {
+    /// By what is used.
+    fill: Level,
+    /// Whether the machine stalls for memory.
+    is_stalled: bool,
+}
+
+impl Pressure {
+    fn next(self, found: &MemoryVitals, thresholds: &Thresholds) -> Self {
+        let slack: Permille = if self.is_stalled { thresholds.hysteresis } else { 0 };
+        Self {
+            // Nothing is known without a resident set.
+            fill: if found.used_bytes == 0 {
+                Level::Normal
+            } else {
+                self.fill.next(permille(found.used_bytes, found.ceiling_bytes), thresholds)
+            },
+            is_stalled: found.stalled.saturating_add(slack) >= STALLED_ELEVATED_PERMILLE,
+        }
+    }
+
+    fn level(self) -> Level {
+        if self.is_stalled { self.fill.max(Level::Elevated) } else { self.fill }
+    }
+}
+
+fn tell_level(before: Level, vitals: &Vitals) {
+    let (level, memory) = (vitals.level, &vitals.memory);
+    if level == before {
+        return;
+    }
+    let log_level = if level >= Level::High { log::Level::Warn } else { log::Level::Info };
+    log::log!(
+        log_level,
+        "memory pressure {} (was {}): {} used of {}, stalled {}.{} %",
+        level.name(),
+        before.name(),
+        size_text(memory.used_bytes),
+        size_text(memory.ceiling_bytes),
+        memory.stalled / 10,
+        memory.stalled % 10
+    );
+}
+
+/// Does what the level asks for.
+fn relieve(core: &Core, vitals: &Vitals, memory: &Memory, thresholds: Thresholds, now: Instant) {
+    let mut hub = core.hub();
+    hub.set_idle_scale(vitals.idle_scale);
+    hub.set_tails_scale(vitals.tails_scale);
+    if vitals.level >= Level::High {
+        let shortage = Shortage {
+            level: vitals.level,
+            memory: vitals.memory,
+            thresholds,
+            ends_max: memory.ends_per_tick_max,
+        };
+        let plan = hub.plan_shed(&shortage, now);
+        hub.shed(&plan, now);
+        plan.steps.iter().take(plan.ends).for_each(tell_step);
+    }
+    hub.trim_tails(now);
+}
+
+/// A stream's end is told where its call ends.
+fn tell_step(step: &Step) {
+    if let Victim::Session(session) = step.victim {
+        log::warn!(
+            "{session} of {} ended to save memory: not heard of for {} s; {} streams, {}",
+            step.principal.user,
+            step.silent_for.as_secs(),
+            step.streams,
+            size_text(step.bytes)
+        );
+    }
+}
+
+/// The worst lag of the last minute. What a later, worse one outlives is forgotten at once.
+#[derive(Debug, Default)]
+struct Lags(VecDeque<(Instant, Duration)>);
+
+impl Lags {
+    fn push(&mut self, now: Instant, late: Duration) -> Duration {
+        while self.0.back().is_some_and(|(_, before)| *before <= late) {
+            self.0.pop_back();
+        }
+        self.0.push_back((now, late));
+        while self.0.front().is_some_and(|(at, _)| now - *at >= LOOP_LAG_MEMORY) {
+            self.0.pop_front();
+        }
+        self.0.front().map_or(late, |(_, worst)| *worst)
+    }
+}
