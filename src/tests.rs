@@ -14,6 +14,7 @@ mod idle;
 mod invalid;
 mod model;
 mod peer;
+mod pressure;
 mod quota;
 mod random;
 mod resume;

@@ -263,3 +263,117 @@ impl Lags {
         self.0.front().map_or(late, |(_, worst)| *worst)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::procfs::CgroupMemory;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn reading(rss: u64, available: u64) -> Reading {
+        Reading { rss_bytes: rss * MIB, available_bytes: Some(available * MIB), ..Reading::default() }
+    }
+
+    fn in_cgroup(rss: u64, current: u64, high: u64, max: u64) -> Reading {
+        let cgroup =
+            CgroupMemory { current_bytes: current * MIB, high_bytes: high * MIB, max_bytes: max * MIB };
+        Reading { cgroup, ..reading(rss, 10_000) }
+    }
+
+    /// Used and ceiling in MiB, with a budget of 100.
+    fn weighed(reading: &Reading) -> (u64, u64) {
+        let found = weigh(reading, 100 * MIB, 0);
+        (found.used_bytes / MIB, found.ceiling_bytes / MIB)
+    }
+
+    #[test]
+    fn the_ceiling_is_the_least_of_budget_cgroup_and_what_the_machine_has_left() {
+        assert_eq!(weighed(&reading(40, 1000)), (40, 100));
+        assert_eq!(weighed(&reading(40, 30)), (40, 70));
+        assert_eq!(weighed(&reading(40, 0)), (40, 40), "nothing is left at all");
+        assert_eq!(weighed(&Reading { available_bytes: None, ..reading(40, 0) }), (40, 100), "nobody says");
+        assert_eq!(weighed(&in_cgroup(40, 30, 0, 80)), (40, 80));
+        assert_eq!(weighed(&in_cgroup(40, 30, 60, 80)), (40, 60));
+        assert_eq!(weighed(&in_cgroup(40, 30, 0, 0)), (40, 100), "no limit");
+    }
+
+    #[test]
+    fn a_cgroup_nearer_to_its_limit_than_we_are_counts_instead() {
+        assert_eq!(weighed(&in_cgroup(40, 150, 0, 160)), (150, 160));
+        assert_eq!(weighed(&in_cgroup(40, 60, 0, 160)), (40, 100));
+        assert_eq!(weighed(&in_cgroup(40, 150, 0, 0)), (40, 100), "what has no limit cannot be full");
+    }
+
+    fn levels(found: impl IntoIterator<Item = (u64, Permille)>) -> Vec<Level> {
+        let thresholds = Thresholds::from(&Memory::default());
+        let mut pressure = Pressure::default();
+        let next = |(used_bytes, stalled)| {
+            let found = MemoryVitals { used_bytes, stalled, ceiling_bytes: 100, ..MemoryVitals::default() };
+            pressure = pressure.next(&found, &thresholds);
+            pressure.level()
+        };
+        found.into_iter().map(next).collect()
+    }
+
+    #[test]
+    fn levels_begin_at_their_percent_and_are_left_below_the_hysteresis() {
+        use Level::{Critical, Elevated, High, Normal};
+        let used = [69, 70, 85, 95, 90, 89, 80, 79, 65, 64].map(|used| (used, 0));
+        let expected = [Normal, Elevated, High, Critical, Critical, High, High, Elevated, Elevated, Normal];
+        assert_eq!(levels(used), expected);
+    }
+
+    #[test]
+    fn a_machine_that_stalls_lifts_to_elevated_and_no_further() {
+        use Level::{Elevated, High, Normal};
+        let found = [(10, 99), (10, 100), (10, 1000), (10, 50), (10, 49), (10, 99), (90, 1000)];
+        assert_eq!(levels(found), [Normal, Elevated, Elevated, Elevated, Normal, Normal, High]);
+    }
+
+    #[test]
+    fn without_a_resident_set_nothing_is_held_back() {
+        assert_eq!(levels([(99, 0), (0, 0)]), [Level::Critical, Level::Normal]);
+        let found = weigh(&Reading::default(), 100 * MIB, 0);
+        assert_eq!((found.used_bytes, found.ceiling_bytes), (0, 100 * MIB));
+    }
+
+    #[test]
+    fn what_is_needed_ends_critical_and_not_a_byte_less() {
+        let thresholds = Thresholds::from(&Memory::default());
+        for (used_bytes, ceiling_bytes) in
+            [(950, 1000), (1_000_003, 1_000_007), (2000, 999), (123_457, 123_459)]
+        {
+            let memory = |used_bytes| MemoryVitals { used_bytes, ceiling_bytes, ..MemoryVitals::default() };
+            let needed = memory(used_bytes).needed_bytes(Level::Critical, &thresholds);
+            let level = |used| Level::Critical.next(permille(used, ceiling_bytes), &thresholds);
+            assert!(level(used_bytes - needed) < Level::Critical, "{needed} of {used_bytes}");
+            assert_eq!(memory(used_bytes).needed_bytes(Level::High, &thresholds), 0);
+        }
+        let memory = MemoryVitals { used_bytes: 950, ceiling_bytes: 1000, ..MemoryVitals::default() };
+        assert_eq!(memory.needed_bytes(Level::Critical, &thresholds), 51);
+    }
+
+    #[test]
+    fn accounts_may_be_a_fifth_or_the_allocators_slack_away() {
+        assert!(!differ(100 * MIB, 80 * MIB) && !differ(100 * MIB, 120 * MIB));
+        assert!(differ(100 * MIB, 79 * MIB) && differ(100 * MIB, 121 * MIB));
+        assert!(!differ(10 * MIB, 2 * MIB) && differ(10 * MIB, 19 * MIB));
+        assert!(!differ(0, 100 * MIB), "unknown");
+    }
+
+    #[test]
+    fn the_worst_lag_is_forgotten_after_a_minute() {
+        let (start, mut lags) = (Instant::now(), Lags::default());
+        let mut push =
+            |second, late| lags.push(start + Duration::from_secs(second), Duration::from_millis(late));
+        let seen: Vec<_> = [(0, 5), (1, 50), (2, 7), (59, 3), (60, 1), (61, 1), (62, 2), (119, 0)]
+            .map(|(second, late)| push(second, late).as_millis())
+            .into();
+        assert_eq!(seen, [5, 50, 50, 50, 50, 7, 3, 2]);
+        for second in 200..10_000 {
+            push(second, 10_000 - second);
+        }
+        assert!(lags.0.len() <= 60, "{}", lags.0.len());
+    }
+}

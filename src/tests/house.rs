@@ -111,6 +111,12 @@ impl House {
         within(Peer::new(io, tap, &options)).await
     }
 
+    /// The accounts are what a count of everything finds.
+    pub(super) fn assert_accounts(&self) {
+        let hub = self.core.hub();
+        assert_eq!(hub.counted(), hub.recounted(), "subscriptions, control, unsent, tails, names");
+    }
+
     /// Every recorded end, oldest first.
     pub(super) fn ended(&self) -> Vec<Ended> {
         self.core.hub().ended().newest_first().into_iter().rev().cloned().collect()
@@ -180,6 +186,7 @@ impl House {
         tokio::time::sleep(self.core.limits().lease + Duration::from_secs(300)).await;
         assert_eq!(self.counts(), [0; 4], "connections, sessions, streams, subscriptions left: {self:?}");
         assert_eq!(self.core.hub().traces(), [0; 4], "tokens, leases, waiting and counted cursors left");
+        self.assert_accounts();
         self.upkeep.end(Cause::server(EndReason::ServerDraining));
         within(async {
             while let Some(ended) = self.tasks.join_next().await {

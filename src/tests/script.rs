@@ -179,6 +179,7 @@ impl Stage {
                 eprintln!("{:?} {step:?}", self.house.core.hub().started_at().elapsed());
             }
             self.step(*step).await;
+            self.house.assert_accounts();
             settle().await;
         }
     }
