@@ -460,22 +460,23 @@ async fn tails_shrink_in_proportion_and_who_loses_its_place_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_timeouts_shrink_in_proportion_and_whoever_waits_for_them_is_woken() {
+async fn idle_timeouts_shrink_in_proportion_and_hold_for_whoever_is_idle_already() {
     let mut pressed = Pressed::new();
     let mut seen = Vec::new();
     for used in [10, 700, 825, 950, 5000, 100] {
         pressed.press(used);
-        let hub_scale = pressed.house.core.hub().idle_scale();
-        assert_eq!(pressed.house.core.vitals().idle_scale, hub_scale);
-        seen.push(hub_scale);
+        seen.push(pressed.house.core.vitals().idle_scale);
     }
     assert_eq!(seen, [1000, 1000, 625, SCALE_LEAST_PERMILLE, SCALE_LEAST_PERMILLE, 1000]);
-    pressed.press(800);
-    let woken = pressed.house.core.deadlines_changed.notified();
-    tokio::time::timeout(Duration::from_millis(1), woken).await.expect("a change wakes");
-    pressed.press(800);
-    let woken = pressed.house.core.deadlines_changed.notified();
-    assert!(tokio::time::timeout(Duration::from_millis(1), woken).await.is_err(), "no change, no wake");
+    let mut nobody = pressed.house.peer().await;
+    nobody.try_login("", "").await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(nobody.closed(), None);
+    pressed.press(949);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(nobody.closed().as_deref(), Some(""), "a quarter of 60 s");
+    pressed.press(100);
+    drop(nobody);
     pressed.close().await;
 }
 
