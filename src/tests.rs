@@ -22,3 +22,4 @@ mod script;
 mod tape;
 mod tidy;
 mod valve;
+mod watchdog;

@@ -82,6 +82,9 @@ pub const ACCOUNTS_WARN_EVERY: Duration = Duration::from_secs(60);
 pub const LOOP_LAG_MEMORY: Duration = Duration::from_secs(60);
 /// Where the kernel does not tell how many descriptors are open (before 6.2), they are counted every so many ticks.
 pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
+/// This part of the time between two watchdog pings is for the answers to the question before: judgement. The ping then
+/// follows its question by an eighth of what systemd waits.
+pub const WATCHDOG_ANSWER_SHARE: u32 = 4;
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
 
@@ -259,4 +262,6 @@ impl Limits {
 }
 
 const _: () = assert!(SEND_BUFFER_BYTES_MIN >= DATA_FRAME_BYTES_MAX, "capacity must reach one full frame");
+const _: () =
+    assert!(WATCHDOG_ANSWER_SHARE >= 2, "question and ping fit between two pings, with room for a late turn");
 const _: () = assert!(CONTROL_BYTES_MAX <= DATA_FRAME_BYTES_MAX);

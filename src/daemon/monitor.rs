@@ -17,6 +17,7 @@ use crate::base::limits::{
 };
 use crate::daemon::procfs::{Procfs, Reading};
 use crate::hub::shed::{Shortage, Step, Victim};
+use crate::runtime::ledger::Part;
 use crate::runtime::pressure::{Level, Permille, Thresholds, permille, scale};
 use crate::runtime::scope::Scope;
 use crate::runtime::vitals::{MemoryVitals, Vitals};
@@ -37,11 +38,18 @@ pub struct Monitor {
 }
 
 /// Looks every `memory.tick` until `upkeep` ends. The first look is the caller's.
-pub async fn run(core: Arc<Core>, upkeep: Scope, mut monitor: Monitor, mut procfs: Procfs) {
+///
+/// The watchdog asks it from this call on.
+pub fn run(core: Arc<Core>, upkeep: Scope, monitor: Monitor, procfs: Procfs) -> impl Future<Output = ()> {
+    let part = core.ledger.part("monitor");
+    watch(core, upkeep, monitor, procfs, part)
+}
+
+async fn watch(core: Arc<Core>, upkeep: Scope, mut monitor: Monitor, mut procfs: Procfs, mut part: Part) {
     loop {
         let due = Instant::now() + core.memory().tick;
         tokio::select! {
-            () = sleep_until(due) => {}
+            () = part.during(sleep_until(due)) => {}
             () = upkeep.ending() => return,
         }
         let now = Instant::now();

@@ -7,11 +7,17 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::runtime::ledger::Part;
 use crate::runtime::scope::Scope;
 use crate::server::Core;
 
-/// Reaps until `upkeep` ends.
-pub async fn run(core: Arc<Core>, upkeep: Scope) {
+/// Reaps until `upkeep` ends. The watchdog asks it from this call on.
+pub fn run(core: Arc<Core>, upkeep: Scope) -> impl Future<Output = ()> {
+    let part = core.ledger.part("reaper");
+    reap(core, upkeep, part)
+}
+
+async fn reap(core: Arc<Core>, upkeep: Scope, mut part: Part) {
     let mut timer = pin!(sleep_until(Instant::now()));
     loop {
         // Asked for at each poll: the hub wakes us when a nearer deadline came.
@@ -29,6 +35,7 @@ pub async fn run(core: Arc<Core>, upkeep: Scope) {
                     log::info!("{session} expired: no heartbeat and no traffic for its lease");
                 }
             }
+            () = part.asked() => part.stamp(),
             () = upkeep.ending() => return,
         }
     }

@@ -1,7 +1,9 @@
-//! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure, rates.
+//! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure, rates, who still
+//! works.
 
 pub mod bucket;
 pub mod gauge;
+pub mod ledger;
 pub mod phase;
 pub mod pressure;
 pub mod scope;

@@ -16,6 +16,7 @@ use crate::base::limits::{
     ACCEPT_BACKOFF, ACCEPT_WARN_EVERY, ADMIN_CONNECTIONS_MAX, Limits, TCP_NOTSENT_BYTES_MAX,
 };
 use crate::base::reason::{Cause, EndReason};
+use crate::runtime::ledger::Part;
 use crate::runtime::phase::Phase;
 use crate::server::Core;
 use crate::server::connection;
@@ -75,8 +76,17 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Accepts until the server refuses (the admin socket: until it aborts); then the listener is closed.
-pub async fn run(core: Arc<Core>, listener: Listener) {
+/// Accepts until the server refuses (the admin socket: until it aborts); then the listener is closed. The watchdog
+/// asks it from this call on.
+pub fn run(core: Arc<Core>, listener: Listener) -> impl Future<Output = ()> {
+    let part = core.ledger.part(match listener {
+        Listener::Tcp(_) => "acceptor",
+        Listener::Unix(_) => "admin acceptor",
+    });
+    accept_until_told(core, listener, part)
+}
+
+async fn accept_until_told(core: Arc<Core>, listener: Listener, mut part: Part) {
     let limits = core.limits();
     let (connections_max, half_open_max) = match listener {
         Listener::Tcp(_) => (limits.connections_max, limits.half_open_max),
@@ -90,14 +100,14 @@ pub async fn run(core: Arc<Core>, listener: Listener) {
     let work = async {
         loop {
             // Permit first: what cannot be held is left in the kernel's queue.
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let Ok(opening) = Arc::clone(&half_open).acquire_owned().await else { return };
-            match listener.accept().await {
+            let Ok(permit) = part.during(Arc::clone(&connections).acquire_owned()).await else { return };
+            let Ok(opening) = part.during(Arc::clone(&half_open).acquire_owned()).await else { return };
+            match part.during(listener.accept()).await {
                 Ok(accepted) => admit(&core, accepted, permit, opening, &addresses, &mut warnings),
                 Err(error) => {
                     core.accept_errors.fetch_add(1, Ordering::Relaxed);
                     if let Some(pause) = warnings.class(&error) {
-                        tokio::time::sleep(pause).await;
+                        part.during(tokio::time::sleep(pause)).await;
                     }
                 }
             }

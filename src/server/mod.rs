@@ -28,7 +28,7 @@ mod turn;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ use crate::base::limits::{Limits, Memory, Shutdown};
 use crate::base::reason::{Cause, EndReason};
 use crate::bus::{Bus, lock};
 use crate::hub::{Hub, LoggedOut};
+use crate::runtime::ledger::Ledger;
 use crate::runtime::phase::{Phase, PhaseCell};
 use crate::runtime::scope::Scope;
 use crate::runtime::vitals::Vitals;
@@ -62,6 +63,8 @@ pub struct Core {
     drain_asked: watch::Sender<Option<Cause>>,
     accept_errors: AtomicU64,
     vitals: Mutex<Vitals>,
+    /// The parts of the process that the watchdog asks.
+    pub ledger: Ledger,
 }
 
 /// What a call knows of the connection it came on.
@@ -92,12 +95,25 @@ impl Core {
             drain_asked: watch::Sender::new(None),
             accept_errors: AtomicU64::new(0),
             vitals: Mutex::new(Vitals::default()),
+            ledger: Ledger::default(),
         })
     }
 
     /// The hub, for one synchronous step.
     pub fn hub(&self) -> MutexGuard<'_, Hub> {
         lock(&self.hub)
+    }
+
+    /// Counts of sessions and streams, when the hub can be had at once: with one thread it always can, unless a task
+    /// sleeps with it.
+    #[must_use]
+    pub fn probe_hub(&self) -> Option<(usize, usize)> {
+        let hub = match self.hub.try_lock() {
+            Ok(hub) => hub,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some((hub.sessions().count(), hub.streams().count()))
     }
 
     /// The bounds in force.

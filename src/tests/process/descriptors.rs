@@ -25,7 +25,7 @@ fn uptime_seconds(status: &v1::ServerStatus) -> f64 {
 }
 
 /// Lets the server have `more` descriptors than it has now.
-fn bound_descriptors(server: &Server, more: usize) {
+pub(crate) fn bound_descriptors(server: &Server, more: usize) {
     let bound = Rlimit { current: Some((server.descriptors() + more) as u64), maximum: Some(1024) };
     prlimit(Pid::from_raw(server.program.id().cast_signed()), Resource::Nofile, bound).unwrap();
 }

@@ -6,8 +6,9 @@ use rustix::process::Signal;
 use streamward::base::reason::EndReason;
 use streamward::client::Item;
 use streamward::wire::v1::Phase;
-use tokio::net::UnixDatagram;
+use tokio::net::{TcpStream, UnixDatagram};
 
+use crate::descriptors::bound_descriptors;
 use crate::harness::{Deaf, Server, follow, within};
 
 /// A service manager's end of the notification socket.
@@ -87,12 +88,42 @@ async fn a_drain_is_told_and_the_watchdog_fed_but_a_stuck_one_buys_no_time() {
         manager.hears("WATCHDOG=1").await;
     }
     assert_eq!(server.status().await.phase(), Phase::Draining);
+    let unanswered = manager.heard.iter().filter(|message| message.contains("no answer"));
+    assert_eq!(unanswered.count(), 0, "the acceptor has ended, nobody is missing: {:?}", manager.heard);
     let extended = manager.heard.iter().filter(|message| message.starts_with("EXTEND_TIMEOUT_USEC="));
     assert_eq!(extended.count(), 0, "nothing moves: {:?}", manager.heard);
     server.program.signal(Signal::TERM);
     deaf.ended().await;
     let (finished, _) = server.exited().await;
     finished.expect(75);
+}
+
+#[tokio::test]
+async fn an_acceptor_that_backs_off_answers_the_watchdog() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let mut manager = Manager::new(&path);
+    let mut command = Server::command(directory.path());
+    // Asked every 100 ms; the acceptor sleeps 200 ms after an error.
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let server = Server::launch(command, directory).await;
+    bound_descriptors(&server, 1);
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        crowd.push(within("a connection", TcpStream::connect(server.address)).await.unwrap());
+    }
+    let first = server.until("an accept error", |status| status.accept_errors > 0).await.accept_errors;
+    manager.heard.clear();
+    for _ in 0..10 {
+        manager.hears("WATCHDOG=1").await;
+    }
+    server.until("another error", |status| status.accept_errors > first).await;
+    let unanswered = manager.heard.iter().filter(|message| message.contains("no answer"));
+    assert_eq!(unanswered.count(), 0, "{:?}", manager.heard);
+    drop(crowd);
+    let (finished, log) = server.terminate().await;
+    log.expect_complaints(&["cannot accept connections: "]);
+    finished.expect(0);
 }
 
 #[tokio::test]
