@@ -27,7 +27,7 @@ pub const SESSION_BYTES: u64 = KIB;
 /// A topic beside its name and tail: table entries, waiting list. Estimate.
 pub const TOPIC_BYTES: u64 = 256;
 /// An ended stream or session beside its note: names and numbers. Estimate.
-pub const ENDED_BYTES: u64 = 256;
+const ENDED_BYTES: u64 = 256;
 
 /// One holder of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,7 @@ enum Command {
     /// each peer's (median of the ratios within the rounds).
     /// Marks: alone in flight at most 1.00 of both peers; more in flight at most 0.40 of nats-server.
     Fanout(fanout::Options),
-    /// Resident memory: idle, with thousands of open streams, and after they left
+    /// Resident memory: before, with thousands of open streams, and after they left
     Memory(memory::Options),
     /// Context switches and CPU of servers without clients
     IdleWakeups(idle::Options),

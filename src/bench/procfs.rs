@@ -33,6 +33,8 @@ pub(crate) fn switches(pid: u32) -> Result<(u64, u64), BenchError> {
 pub(crate) struct Held {
     /// Resident set, bytes.
     pub(crate) rss: u64,
+    /// What of it is heap and stack: no page of a file.
+    pub(crate) anonymous: u64,
     /// Threads.
     pub(crate) threads: u64,
     /// Open descriptors.
@@ -46,6 +48,7 @@ pub(crate) fn held(pid: u32) -> Result<Held, BenchError> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     Ok(Held {
         rss: status_number(&rollup, "Rss")? * 1024,
+        anonymous: status_number(&rollup, "Anonymous")? * 1024,
         threads: status_number(&status, "Threads")?,
         descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
     })

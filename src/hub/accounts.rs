@@ -30,7 +30,7 @@ impl Hub {
         let subscriptions = wide(self.subscriptions);
         let sessions = wide(self.sessions.len());
         let topics = wide(self.topics.len());
-        let ended = wide(self.ended.len());
+        let (ended, ended_bytes) = self.ended.account();
         let account = |holder, count, bytes| Account { holder, count, bytes };
         let each = |holder, count: u64, bytes: u64| account(holder, count, count.saturating_mul(bytes));
         [
@@ -44,7 +44,7 @@ impl Hub {
             each("sessions", sessions, bill::SESSION_BYTES),
             account("topics", topics, topics * bill::TOPIC_BYTES + wide(self.topics.name_bytes())),
             account("tails", topics, wide(self.topics.held_bytes())),
-            each("ended streams and sessions", ended, bill::ENDED_BYTES),
+            account("ended streams and sessions", wide(ended), wide(ended_bytes)),
         ]
     }
 

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason, Quota};
+use crate::hub::ended::EndedRing;
 use crate::hub::registry::{
-    ConnectionState, Delivered, Ended, EndedNode, EndedRing, Rpc, SessionState, StreamState, Token,
+    ConnectionState, Delivered, Ended, EndedNode, Rpc, SessionState, StreamState, Token,
 };
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
@@ -133,7 +134,7 @@ impl Hub {
         }
         check("limits.sessions_max", self.sessions.len(), self.limits.sessions_max)?;
         check("limits.sessions_per_user_max", of_user, self.limits.sessions_per_user_max)?;
-        let previous = self.ended.last_session_of(&principal).cloned();
+        let previous = self.ended.last_session_of(&principal);
         let session = self.insert_session(principal, token, now);
         self.note_use(session, connection);
         self.stats.logins += 1;

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod cursor;
 pub mod deadlines;
+pub mod ended;
 pub mod registry;
 pub mod shed;
 pub mod stats;
@@ -33,7 +34,8 @@ use crate::base::id::{ConnectionId, SessionKey, StreamKey};
 use crate::base::limits::Limits;
 use crate::base::reason::Quota;
 use crate::hub::deadlines::Deadlines;
-use crate::hub::registry::{ConnectionState, EndedRing, SessionState, StreamState, Token};
+use crate::hub::ended::EndedRing;
+use crate::hub::registry::{ConnectionState, SessionState, StreamState, Token};
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
 use crate::runtime::pressure::Permille;

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
-use crate::base::limits::ENDED_KEPT_MAX;
 use crate::base::principal::Principal;
 use crate::base::reason::Cause;
 use crate::hub::cursor::Cursor;
@@ -211,56 +210,4 @@ pub struct Ended {
     pub started_at: Instant,
     /// When it ended.
     pub ended_at: Instant,
-}
-
-/// The last [`ENDED_KEPT_MAX`] ended streams, and as many ended sessions.
-#[derive(Debug, Default)]
-pub struct EndedRing {
-    count: u64,
-    streams: VecDeque<Ended>,
-    sessions: VecDeque<Ended>,
-}
-
-impl EndedRing {
-    pub(super) fn push(&mut self, mut ended: Ended) {
-        self.count += 1;
-        ended.number = self.count;
-        let ring = match ended.node {
-            EndedNode::Session => &mut self.sessions,
-            EndedNode::Stream { .. } => &mut self.streams,
-        };
-        if ring.len() == ENDED_KEPT_MAX {
-            ring.pop_front();
-        }
-        ring.push_back(ended);
-    }
-
-    /// How many are kept.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.streams.len() + self.sessions.len()
-    }
-
-    /// Whether nothing has ended yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Newest first.
-    #[must_use]
-    pub fn newest_first(&self) -> Vec<&Ended> {
-        let mut all: Vec<&Ended> = self.streams.iter().chain(&self.sessions).collect();
-        all.sort_by_key(|ended| std::cmp::Reverse(ended.number));
-        all
-    }
-
-    /// How the last session of this user and client name ended.
-    #[must_use]
-    pub fn last_session_of(&self, principal: &Principal) -> Option<&Ended> {
-        if principal.client_name.is_empty() {
-            return None;
-        }
-        self.sessions.iter().rev().find(|ended| ended.principal == *principal)
-    }
 }

@@ -98,8 +98,8 @@ impl AdminService for AdminApi {
         let request = request.into_inner();
         let hub = self.0.hub();
         // Newest first: the key falls as the number rises.
-        let all: BTreeMap<u64, _> =
-            hub.ended().newest_first().into_iter().map(|ended| (u64::MAX - ended.number, ended)).collect();
+        let ends = hub.ended().newest_first();
+        let all: BTreeMap<u64, _> = ends.iter().map(|ended| (u64::MAX - ended.number, ended)).collect();
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let ended = page.into_iter().map(ended_info).collect();
         Ok(Response::new(v1::ListEndedResponse { ended, next_page_token }))

@@ -215,6 +215,8 @@ impl<T: Transport> Gathered<T> {
     fn gather(&mut self, bytes: &[u8]) -> usize {
         if self.unsent.capacity() == 0 {
             self.unsent = SPARE.take();
+            // At once, so that it never has to move; what is not used of it is no memory yet.
+            self.unsent.reserve_exact(UNSENT_BYTES_MAX);
             self.borrowed = true;
         }
         let taken = bytes.len().min(self.room());

@@ -119,7 +119,7 @@ impl House {
 
     /// Every recorded end, oldest first.
     pub(super) fn ended(&self) -> Vec<Ended> {
-        self.core.hub().ended().newest_first().into_iter().rev().cloned().collect()
+        self.core.hub().ended().newest_first().into_iter().rev().collect()
     }
 
     /// The one record of a stream.
