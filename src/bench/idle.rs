@@ -1,5 +1,6 @@
 //! What a server does when nobody wants anything.
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -88,11 +89,11 @@ async fn look(kind: Kind, program: &std::path::Path, options: &Options) -> Resul
     let server = servers::start(kind, program, options.server_core).await?;
     let pid = server.pid();
     sleep(Duration::from_secs(2)).await; // what belongs to starting is over
-    let (wakeups, preemptions) = procfs::switches(pid)?;
+    let (wakeups, preemptions) = switches(pid)?;
     let cpu = procfs::cpu_ns(pid)?;
     let started = Instant::now();
     sleep(Duration::from_secs(options.seconds.max(1))).await;
-    let (wakeups_after, preemptions_after) = procfs::switches(pid)?;
+    let (wakeups_after, preemptions_after) = switches(pid)?;
     let (cpu_after, held) = (procfs::cpu_ns(pid)?, procfs::held(pid)?);
     let seconds = started.elapsed().as_secs_f64();
     servers::stop(server).await?;
@@ -105,4 +106,16 @@ async fn look(kind: Kind, program: &std::path::Path, options: &Options) -> Resul
         rss_kib: held.rss / 1024,
         threads: held.threads,
     })
+}
+
+/// Context switches of all threads so far: the voluntary ones are wake-ups.
+fn switches(pid: u32) -> Result<(u64, u64), BenchError> {
+    let (mut voluntary, mut involuntary) = (0, 0);
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Ok(text) = fs::read_to_string(task?.path().join("status")) {
+            voluntary += procfs::status_number(&text, "voluntary_ctxt_switches")?;
+            involuntary += procfs::status_number(&text, "nonvoluntary_ctxt_switches")?;
+        }
+    }
+    Ok((voluntary, involuntary))
 }

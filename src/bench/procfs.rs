@@ -1,8 +1,9 @@
 //! What the kernel says about a process.
 
+use std::error::Error;
 use std::fs;
 
-use crate::message::BenchError;
+type BenchError = Box<dyn Error>;
 
 /// CPU time of all threads so far, in nanoseconds.
 pub(crate) fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
@@ -14,18 +15,6 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64, BenchError> {
         }
     }
     Ok(total)
-}
-
-/// Context switches of all threads so far: the voluntary ones are wake-ups.
-pub(crate) fn switches(pid: u32) -> Result<(u64, u64), BenchError> {
-    let (mut voluntary, mut involuntary) = (0, 0);
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        if let Ok(text) = fs::read_to_string(task?.path().join("status")) {
-            voluntary += status_number(&text, "voluntary_ctxt_switches")?;
-            involuntary += status_number(&text, "nonvoluntary_ctxt_switches")?;
-        }
-    }
-    Ok((voluntary, involuntary))
 }
 
 /// What a process holds.
