@@ -2,16 +2,17 @@
 //!
 //! Unlike the benchmarks this judges: every rule ends in PASS or FAIL, and the exit code says whether all held.
 
+mod crowd;
 mod dice;
-
+mod ledger;
 mod peer;
 #[path = "../procfs.rs"]
 mod procfs;
-
+mod reader;
 mod rounds;
 mod samples;
 mod server;
-
+mod storm;
 mod verdict;
 mod wire;
 
@@ -43,6 +44,11 @@ enum Command {
     /// Each round connects, logs in, follows a topic, publishes to it, hears it and logs out; or is cut, cancelled,
     /// half-closed, taken over or left without a logout on the way. The same seed makes the same rounds.
     Rounds(rounds::Options),
+    /// More clients than memory: the server lives, keeps its budget, and those who read lose nothing
+    ///
+    /// A third of the clients never read, a third follow topics and check what they get, a third publish as fast as
+    /// receipts come. All of them keep trying to come in, and come back when the server tells them to.
+    Storm(storm::Options),
 }
 
 fn main() -> Result<ExitCode, SoakError> {
@@ -57,6 +63,7 @@ fn main() -> Result<ExitCode, SoakError> {
     let held = LocalSet::new().block_on(&runtime, async {
         match command {
             Command::Rounds(options) => rounds::run(options, &mut out, &mut log).await,
+            Command::Storm(options) => storm::run(options, &mut out, &mut log).await,
         }
     })?;
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
