@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::base::limits::{
     ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory,
-    NOTE_BYTES_MAX, TOPIC_BYTES_MAX, UNSENT_BYTES_MAX,
+    NOTE_BYTES_MAX, TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -66,12 +66,14 @@ pub fn bill(limits: &Limits) -> Bill {
     let cursors = streams.saturating_mul(u64::from(limits.subscriptions_per_stream_max));
     let connection = H2_BUFFERS_BYTES + CONNECTION_TASK_BYTES;
     // A connection's window is shared by its streams, which together may not fill it.
-    let streams_windows = u64::from(limits.stream_window_bytes).saturating_mul(streams_each);
+    let calls_each = u64::from(limits.calls_per_connection_max());
+    let streams_windows = u64::from(limits.stream_window_bytes).saturating_mul(calls_each);
     let received = streams_windows.min(u64::from(limits.connection_window_bytes));
     let event = wide(limits.event_bytes_max());
     let tails = wide(limits.tails_bytes_max);
     let topic = TOPIC_BYTES + wide(TOPIC_BYTES_MAX);
     let ended = ENDED_BYTES + wide(NOTE_BYTES_MAX);
+    let calls = connections.saturating_mul(u64::from(UNARY_CALLS_PER_CONNECTION_MAX));
 
     let lines = vec![
         line("process", 1, PROCESS_BYTES, PROCESS_BYTES),
@@ -81,6 +83,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("connections: unsent bytes", connections, 0, wide(UNSENT_BYTES_MAX)),
         line("connections: kernel buffers", connections, 0, KERNEL_SOCKET_BYTES),
         line("half-open handshakes", u64::from(limits.half_open_max), connection, connection),
+        line("connections turned away", 2 * wide(TURNED_AWAY_MAX), 0, connection),
         line("admin connections", u64::from(ADMIN_CONNECTIONS_MAX), connection, connection),
         line("streams: first of each connection", connections, STREAM_STATE_BYTES, STREAM_STATE_BYTES),
         line("streams: further ones", streams.saturating_sub(connections), 0, STREAM_STATE_BYTES),
@@ -88,6 +91,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("streams: receipts and notices", streams, 0, wide(CONTROL_BYTES_MAX)),
         line("streams: frame in flight", streams, 0, event.max(wide(DATA_FRAME_BYTES_MAX))),
         line("streams: send buffer", streams, 0, wide(limits.send_buffer_bytes_max())),
+        line("calls that are no streams", calls, 0, STREAM_STATE_BYTES.saturating_add(event)),
         line("subscriptions", cursors, 0, CURSOR_BYTES),
         line("sessions", u64::from(limits.sessions_max), SESSION_BYTES, SESSION_BYTES),
         line("topics", u64::from(limits.topics_max), topic, topic),

@@ -61,8 +61,6 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// A topic that nobody follows and that holds nothing is forgotten after this long.
 pub const EMPTY_TOPIC_TIMEOUT: Duration = Duration::from_secs(300);
-/// At most one warning per kind of accept error in this time.
-pub const ACCEPT_WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections to the admin socket at once: a few people and scripts, each with one.
 pub const ADMIN_CONNECTIONS_MAX: u32 = 16;
 /// What idle timeouts and tails shrink to at most, in thousandths of their limits. Judgement: a quarter of a long
@@ -85,8 +83,34 @@ pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
 /// This part of the time between two watchdog pings is for the answers to the question before: judgement. The ping then
 /// follows its question by an eighth of what systemd waits.
 pub const WATCHDOG_ANSWER_SHARE: u32 = 4;
+/// At most one warning of a kind about connections in this time.
+pub const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
+
+/// Calls of one connection beside its streams: with all streams open a client still heartbeats and logs out.
+pub const UNARY_CALLS_PER_CONNECTION_MAX: u32 = 16;
+/// Frames without work (PING, SETTINGS, WINDOW_UPDATE and the like) a peer may send at once. grpc-go opens with a
+/// handful; nginx closes at 1,000 beyond its requests.
+pub const IDLE_FRAMES_BURST: u32 = 1000;
+/// The same, per second on and on.
+pub const IDLE_FRAMES_PER_SECOND: u32 = 500;
+/// The same, for each DATA frame it was sent: two WINDOW_UPDATEs and the PING of a bandwidth estimator (Envoy counts
+/// against DATA frames sent, too).
+pub const IDLE_FRAMES_PER_DATA_FRAME: u64 = 3;
+/// A DATA frame with less, and more to come, does no work: not even a message's prefix.
+pub const SMALLEST_DATA_BYTES: usize = 5;
+/// What a connection reads before the other tasks come. Several batches of a bulk publisher; a fraction of a
+/// millisecond of frames.
+pub const READ_BYTES_PER_TURN_MAX: usize = 64 * 1024;
+/// The same, in frames without work.
+pub const IDLE_FRAMES_PER_TURN_MAX: u32 = 64;
+/// Connections above a limit that are told so at once; further ones are not.
+pub const TURNED_AWAY_MAX: usize = 8;
+/// Calls such a connection may have at once.
+pub const TURNED_AWAY_CALLS_MAX: u32 = 4;
+/// When those who are turned away may come back: at some time within it and twice of it.
+pub const TURNED_AWAY_RETRY: Duration = Duration::from_secs(5);
 
 /// The `[limits]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +143,9 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// A ping must be answered within this time.
     pub ping_timeout: Duration,
-    /// Calls of one connection at once (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    /// Streams of one connection at once; other calls beside them have [`UNARY_CALLS_PER_CONNECTION_MAX`] places.
     pub streams_per_connection_max: u32,
-    /// Calls a connection may open per second.
+    /// Streams a connection may open, and calls it may cancel, per second.
     pub stream_opens_per_second_max: u32,
     /// Largest payload.
     pub message_bytes_max: usize,
@@ -243,6 +267,12 @@ impl Limits {
     #[must_use]
     pub const fn event_bytes_max(&self) -> usize {
         self.message_bytes_max + EVENT_OVERHEAD_BYTES_MAX
+    }
+
+    /// Calls of one connection at once, streams among them (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    #[must_use]
+    pub const fn calls_per_connection_max(&self) -> u32 {
+        self.streams_per_connection_max.saturating_add(UNARY_CALLS_PER_CONNECTION_MAX)
     }
 
     /// A session not heard of for longer than this has missed a heartbeat: one and a half intervals, as MQTT counts

@@ -218,13 +218,14 @@ pub(crate) const KEYS: &[Key] = &[
         "limits.streams_per_connection_max",
         1,
         |c| &mut c.limits.streams_per_connection_max,
-        "Calls of one connection at once.",
+        "Streams of one connection at once. Short calls beside them have 16 places of their own.",
     ),
     count(
         "limits.stream_opens_per_second_max",
         1,
         |c| &mut c.limits.stream_opens_per_second_max,
-        "Calls a connection may open per second.",
+        "Streams a connection may open per second, and calls of any kind it may cancel. Above it a stream is refused, \
+         or the connection closed.",
     ),
     bytes("limits.message_bytes_max", |c| &mut c.limits.message_bytes_max, "Largest payload."),
     bytes("limits.tail_bytes_max", |c| &mut c.limits.tail_bytes_max, "What one topic retains."),

@@ -265,6 +265,8 @@ impl Hub {
         let (principal, scope) = (owner.principal.clone(), owner.scope.child());
         let running = owner.scope.token();
         let carrier = self.connections.get_mut(&connection).ok_or(Refusal::ConnectionGone)?;
+        let streams_max = limits.streams_per_connection_max;
+        check("limits.streams_per_connection_max", carrier.streams as usize, streams_max)?;
         carrier.streams += 1;
         self.stream_numbers += 1;
         let entry = self.streams.vacant_entry();

@@ -31,9 +31,12 @@ impl Bucket {
         Self::new(per_second, per_second)
     }
 
-    /// Puts another rate and burst in force; the tokens taken stay taken.
+    /// Puts another rate and burst in force; the tokens taken stay taken. Nothing happens when they are the same.
     pub fn set_rate(&mut self, per_second: u32, burst: u32, now: Instant) {
         let mut other = Self::new(per_second, burst);
+        if (other.interval, other.burst) == (self.interval, self.burst) {
+            return;
+        }
         let owed = self.full_at.map_or(Duration::ZERO, |full_at| full_at.saturating_duration_since(now));
         let tokens = owed.as_nanos() / self.interval.as_nanos();
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX).min(other.burst);
@@ -120,6 +123,8 @@ mod tests {
         assert_eq!(take_all(&mut bucket, start), 1);
         bucket.set_rate(1000, 1000, start);
         assert_eq!(take_all(&mut bucket, start), 999);
+        bucket.set_rate(1000, 1000, start);
+        assert!(bucket.take(start).is_err(), "the same rate changes nothing");
         bucket.set_rate(1, 1, start);
         assert_eq!(bucket.take(start), Err(Duration::from_secs(1)), "no debt from another rate");
         let mut none = Bucket::new(0, 0);

@@ -1,25 +1,32 @@
-//! The accept loop: permit first, errors classed, handshakes elsewhere.
+//! The accept loop: place first, errors classed, handshakes elsewhere.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::base::limits::{
-    ACCEPT_BACKOFF, ACCEPT_WARN_EVERY, ADMIN_CONNECTIONS_MAX, Limits, TCP_NOTSENT_BYTES_MAX,
+    ACCEPT_BACKOFF, ADMIN_CONNECTIONS_MAX, Limits, TCP_NOTSENT_BYTES_MAX, TURNED_AWAY_MAX,
 };
-use crate::base::reason::{Cause, EndReason};
+use crate::base::reason::{Cause, EndReason, Quota};
 use crate::runtime::ledger::Part;
 use crate::runtime::phase::Phase;
-use crate::server::Core;
-use crate::server::connection;
+use crate::server::admission::{Addresses, HalfOpen, Permit};
+use crate::server::conn::Transport;
+use crate::server::tally::Throttle;
+use crate::server::{Core, connection, turned_away};
+
+/// The limits a connection can meet.
+const CONNECTIONS: &str = "limits.connections_max";
+const CONNECTIONS_PER_IP: &str = "limits.connections_per_ip_max";
+/// Not configurable.
+const ADMIN_CONNECTIONS: &str = "connections to the admin socket";
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -30,50 +37,19 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Held by a connection for as long as it lives.
-#[derive(Debug)]
-pub struct Permit {
-    _connections: OwnedSemaphorePermit,
-    _address: Option<AddressPermit>,
-}
-
-/// Connections per address.
-#[derive(Clone, Debug, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, u32>>>);
-
-#[derive(Debug)]
-struct AddressPermit {
-    addresses: Addresses,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn admit(&self, address: IpAddr, connections_max: u32) -> Option<AddressPermit> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= connections_max {
-            return None;
-        }
-        *count += 1;
-        Some(AddressPermit { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for AddressPermit {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// What one listener hands out.
+struct Acceptor {
+    core: Arc<Core>,
+    connections: Arc<Semaphore>,
+    half_open: HalfOpen,
+    addresses: Addresses,
+    turned_away: Arc<Semaphore>,
+    warnings: Warnings,
 }
 
 /// Accepts until the server refuses (the admin socket: until it aborts); then the listener is closed. The watchdog
@@ -87,30 +63,33 @@ pub fn run(core: Arc<Core>, listener: Listener) -> impl Future<Output = ()> {
 }
 
 async fn accept_until_told(core: Arc<Core>, listener: Listener, mut part: Part) {
-    let limits = core.limits();
-    let (connections_max, half_open_max) = match listener {
-        Listener::Tcp(_) => (limits.connections_max, limits.half_open_max),
-        Listener::Unix(_) => (ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX),
-    };
-    let connections = Arc::new(Semaphore::new(connections_max as usize));
-    let half_open = Arc::new(Semaphore::new(half_open_max as usize));
-    let addresses = Addresses::default();
-    let mut warnings = Warnings::default();
     let mut phase = core.phase.watch();
+    let connections_max = match listener {
+        Listener::Tcp(_) => core.limits().connections_max,
+        Listener::Unix(_) => ADMIN_CONNECTIONS_MAX,
+    };
+    let mut acceptor = Acceptor {
+        connections: Arc::new(Semaphore::new(connections_max as usize)),
+        half_open: HalfOpen::default(),
+        addresses: Addresses::default(),
+        turned_away: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+        warnings: Warnings::default(),
+        core,
+    };
     let work = async {
         loop {
-            // Permit first: what cannot be held is left in the kernel's queue.
-            let Ok(permit) = part.during(Arc::clone(&connections).acquire_owned()).await else { return };
-            let Ok(opening) = part.during(Arc::clone(&half_open).acquire_owned()).await else { return };
+            part.during(acceptor.wait_for_a_place()).await;
             match part.during(listener.accept()).await {
-                Ok(accepted) => admit(&core, accepted, permit, opening, &addresses, &mut warnings),
+                Ok(accepted) => acceptor.admit(accepted),
                 Err(error) => {
-                    core.accept_errors.fetch_add(1, Ordering::Relaxed);
-                    if let Some(pause) = warnings.class(&error) {
+                    acceptor.core.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    if let Some(pause) = acceptor.warnings.class(&error) {
                         part.during(tokio::time::sleep(pause)).await;
                     }
                 }
             }
+            // A crowd at the door does not keep those inside waiting.
+            tokio::task::yield_now().await;
         }
     };
     // The admin socket stays open through the drain: one wants to see and end what is stuck.
@@ -133,32 +112,60 @@ impl Listener {
     }
 }
 
-fn admit(
-    core: &Arc<Core>,
-    accepted: Accepted,
-    connections: OwnedSemaphorePermit,
-    opening: OwnedSemaphorePermit,
-    addresses: &Addresses,
-    warnings: &mut Warnings,
-) {
-    let limits = core.limits();
-    match accepted {
-        Accepted::Tcp(stream, peer) => {
-            let Some(address) = addresses.admit(peer.ip(), limits.connections_per_ip_max) else {
-                return warnings.address_full(peer, limits.connections_per_ip_max);
-            };
-            if let Err(error) = tune(&stream, &limits) {
-                log::debug!("{peer} went away: {error}");
-                return;
+impl Acceptor {
+    /// Place first: who can neither be held nor told is left in the kernel's queue. Only this task takes places, so
+    /// what is free now is free after the accept.
+    async fn wait_for_a_place(&self) {
+        tokio::select! {
+            biased;
+            _ = self.connections.acquire() => {}
+            _ = self.turned_away.acquire() => {}
+        }
+    }
+
+    fn admit(&mut self, accepted: Accepted) {
+        let limits = self.core.limits();
+        match accepted {
+            Accepted::Tcp(stream, peer) => {
+                if let Err(error) = tune(&stream, &limits) {
+                    log::debug!("{peer} went away: {error}");
+                    return;
+                }
+                let Ok(connections) = Arc::clone(&self.connections).try_acquire_owned() else {
+                    return self.turn_away(stream, &peer.to_string(), CONNECTIONS, limits.connections_max);
+                };
+                let per_ip_max = limits.connections_per_ip_max;
+                let Some(address) = self.addresses.admit(peer.ip(), per_ip_max) else {
+                    return self.turn_away(stream, &peer.to_string(), CONNECTIONS_PER_IP, per_ip_max);
+                };
+                let permit = Permit { _connections: connections, _address: Some(address) };
+                let opening = self.half_open.admit(Some(peer.ip()), limits.half_open_max);
+                connection::spawn(&self.core, stream, &peer.to_string(), None, permit, Some(opening));
             }
-            let permit = Permit { _connections: connections, _address: Some(address) };
-            connection::spawn(core, stream, &peer.to_string(), None, permit, Some(opening));
+            Accepted::Unix(stream) => {
+                let Some(uid) = admitted_uid(&stream) else { return };
+                let peer = format!("uid={uid}");
+                let Ok(connections) = Arc::clone(&self.connections).try_acquire_owned() else {
+                    return self.turn_away(stream, &peer, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_MAX);
+                };
+                let permit = Permit { _connections: connections, _address: None };
+                let opening = self.half_open.admit(None, ADMIN_CONNECTIONS_MAX);
+                connection::spawn(&self.core, stream, &peer, Some(uid), permit, Some(opening));
+            }
         }
-        Accepted::Unix(stream) => {
-            let permit = Permit { _connections: connections, _address: None };
-            let Some(uid) = admitted_uid(&stream) else { return };
-            connection::spawn(core, stream, &format!("uid={uid}"), Some(uid), permit, Some(opening));
-        }
+    }
+
+    /// Tells a client which limit it met, or, when enough others are being told, closes the connection.
+    fn turn_away<T: Transport>(&mut self, io: T, peer: &str, key: &'static str, value: u32) {
+        let number = self.core.tally.count_refused();
+        self.warnings.turned_away(peer, key, value);
+        let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() else { return };
+        let (core, peer) = (Arc::clone(&self.core), peer.to_owned());
+        let quota = Quota { key, value: u64::from(value) };
+        self.core.service.spawn(async move {
+            turned_away::run(&core, io, &peer, quota, number).await;
+            drop(place);
+        });
     }
 }
 
@@ -192,26 +199,8 @@ fn tune(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
 struct Warnings {
     exhausted: Throttle,
     other: Throttle,
+    full: Throttle,
     address_full: Throttle,
-}
-
-/// One warning a minute and a counter, not one per error.
-#[derive(Debug, Default)]
-struct Throttle {
-    told_at: Option<Instant>,
-    count: u64,
-}
-
-impl Throttle {
-    /// How often it happened since the last time, when it is time to tell.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.count += 1;
-        if self.told_at.is_some_and(|told_at| now - told_at < ACCEPT_WARN_EVERY) {
-            return None;
-        }
-        self.told_at = Some(now);
-        Some(std::mem::take(&mut self.count))
-    }
 }
 
 impl Warnings {
@@ -231,11 +220,12 @@ impl Warnings {
         Some(ACCEPT_BACKOFF)
     }
 
-    fn address_full(&mut self, peer: SocketAddr, connections_max: u32) {
-        if let Some(count) = self.address_full.count(Instant::now()) {
+    fn turned_away(&mut self, peer: &str, key: &'static str, value: u32) {
+        let throttle = if key == CONNECTIONS { &mut self.full } else { &mut self.address_full };
+        if let Some(count) = throttle.count(Instant::now()) {
             log::warn!(
-                "refused a connection from {peer} ({count} such since the last warning): the address has \
-                 limits.connections_per_ip_max = {connections_max} already; raise it if they are welcome"
+                "turned away a connection from {peer} ({count} such since the last warning): there are \
+                 {key} = {value} already; raise it if they are welcome"
             );
         }
     }
@@ -256,18 +246,6 @@ pub(super) fn lost() -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn connections_of_one_address_are_bounded_and_come_back() {
-        let addresses = Addresses::default();
-        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = addresses.admit(one, 2);
-        let _second = addresses.admit(one, 2).unwrap();
-        assert!(first.is_some() && addresses.admit(one, 2).is_none());
-        assert!(addresses.admit(other, 2).is_some());
-        drop(first);
-        assert!(addresses.admit(one, 2).is_some());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn accept_errors_are_classed() {

@@ -144,7 +144,7 @@ async fn generated(
     mut respond: SendResponse<Bytes>,
 ) {
     let Some(answer) = in_time(deadline, &mut respond, dispatch(&core, &peer, request)).await else { return };
-    pump::run(&peer.scope, deadline, answer, respond).await;
+    pump::run(&peer, deadline, answer, respond).await;
 }
 
 /// Waits for an answer as long as the call may take. `None` when its time is over, which the client is told, or when

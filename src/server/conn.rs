@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use crate::base::limits::UNSENT_BYTES_MAX;
 use crate::runtime::gauge::Gauge;
 use crate::server::authority::AuthorityFilter;
+use crate::server::read_turn::ReadTurn;
+use crate::server::scan::Scanner;
 
 /// What can carry a connection.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -57,6 +59,18 @@ pub struct Meter {
     blocked_since: Mutex<Option<Instant>>,
     unsent: OnceLock<Arc<Gauge>>,
     cut: AtomicBool,
+    data_frames_sent: AtomicU64,
+    watch: Mutex<Watch>,
+    alarm: AtomicBool,
+}
+
+/// What a peer's frames say of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Watch {
+    /// What it sent too much of.
+    pub(super) flood: Option<&'static str>,
+    /// Since when a header block of it is not complete.
+    pub(super) header_block_since: Option<Instant>,
 }
 
 impl Meter {
@@ -95,8 +109,34 @@ impl Meter {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    fn heard(&self) {
-        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// A DATA frame was handed to h2: the peer may send frames of its own for it.
+    pub(super) fn sent_data_frame(&self) {
+        self.data_frames_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What its frames say of the peer.
+    pub(super) fn watch(&self) -> Watch {
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the peer's frames want to be looked at since the last call: a flood, a header block that was left
+    /// open, a reset.
+    pub(super) fn take_alarm(&self) -> bool {
+        self.alarm.load(Ordering::Relaxed) && self.alarm.swap(false, Ordering::Relaxed)
+    }
+
+    fn heard(&self, now: Instant) {
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Notes what the scanner found.
+    fn look_at(&self, scanner: &Scanner) {
+        let found = Watch { flood: scanner.flood(), header_block_since: scanner.header_block_since() };
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scanner.has_resets() || found != *watch {
+            *watch = found;
+            self.alarm.store(true, Ordering::Relaxed);
+        }
     }
 
     fn wrote(&self, result: &Poll<io::Result<usize>>) {
@@ -134,6 +174,8 @@ struct Gathered<T: Transport> {
     /// How much of `unsent` the kernel has taken.
     sent_bytes: usize,
     authority: Option<Box<AuthorityFilter>>,
+    scanner: Scanner,
+    turn: ReadTurn,
     /// Whether `unsent` is the buffer of [`SPARE`], to be given back in this turn.
     borrowed: bool,
 }
@@ -151,6 +193,8 @@ impl<T: Transport> Conn<T> {
         let gathered = Gathered {
             io,
             authority,
+            scanner: Scanner::new(),
+            turn: ReadTurn::default(),
             meter: Arc::clone(&meter),
             unsent: Vec::new(),
             sent_bytes: 0,
@@ -169,6 +213,11 @@ impl<T: Transport> Drain<T> {
     /// Moves what it can; ready when nothing is left, or with the transport's error.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_drain(cx)
+    }
+
+    /// The streams reset by the peer since the last call.
+    pub(super) fn take_resets(&self) -> Vec<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).scanner.take_resets()
     }
 }
 
@@ -249,12 +298,28 @@ impl<T: Transport> Drop for Gathered<T> {
 impl<T: Transport> AsyncRead for Conn<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut gathered = self.lock();
+        let Gathered { io, meter, authority, scanner, turn, .. } = &mut *gathered;
+        if scanner.flood().is_some() {
+            // Whoever reads has been told and gives the peer up.
+            return Poll::Pending;
+        }
+        if !turn.may_read(cx) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        let result = Pin::new(&mut gathered.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            gathered.meter.heard();
-            if let Some(filter) = &mut gathered.authority {
-                filter.pass(&mut buf.filled_mut()[before..]);
+        let result = Pin::new(io).poll_read(cx, buf);
+        if result.is_pending() {
+            turn.end();
+        }
+        let read = &mut buf.filled_mut()[before..];
+        if !read.is_empty() {
+            let now = Instant::now();
+            meter.heard(now);
+            let sent = meter.data_frames_sent.load(Ordering::Relaxed);
+            turn.count(read.len(), scanner.scan(read, sent, now));
+            meter.look_at(scanner);
+            if let Some(filter) = authority {
+                filter.pass(read);
             }
         }
         result

@@ -11,6 +11,7 @@ pub mod connection;
 pub mod status;
 
 mod admin;
+mod admission;
 mod auth;
 mod authority;
 mod call;
@@ -21,10 +22,14 @@ mod overload;
 mod overview;
 mod publish;
 mod pump;
+mod read_turn;
+mod scan;
 mod session;
 mod stream;
+mod tally;
 mod timers;
 mod turn;
+mod turned_away;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,10 +45,13 @@ use crate::base::limits::{Limits, Memory, Shutdown};
 use crate::base::reason::{Cause, EndReason};
 use crate::bus::{Bus, lock};
 use crate::hub::{Hub, LoggedOut};
+use crate::runtime::bucket::Bucket;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::phase::{Phase, PhaseCell};
 use crate::runtime::scope::Scope;
 use crate::runtime::vitals::Vitals;
+use crate::server::conn::Meter;
+use crate::server::tally::Tally;
 use crate::wire::v1::notice::Kind;
 use crate::wire::{convert, v1};
 
@@ -65,6 +73,7 @@ pub struct Core {
     vitals: Mutex<Vitals>,
     /// The parts of the process that the watchdog asks.
     pub ledger: Ledger,
+    tally: Tally,
 }
 
 /// What a call knows of the connection it came on.
@@ -76,6 +85,10 @@ pub struct Peer {
     pub scope: Scope,
     /// The user id behind the admin socket; `None` on the network.
     pub admin_uid: Option<u32>,
+    /// Its bytes.
+    meter: Arc<Meter>,
+    /// The streams it may still open.
+    opens: Arc<Mutex<Bucket>>,
 }
 
 impl Core {
@@ -96,6 +109,7 @@ impl Core {
             accept_errors: AtomicU64::new(0),
             vitals: Mutex::new(Vitals::default()),
             ledger: Ledger::default(),
+            tally: Tally::default(),
         })
     }
 

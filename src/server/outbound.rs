@@ -213,6 +213,7 @@ impl Outbound {
 
     fn send(&mut self, data: Bytes) -> bool {
         self.reserved = self.reserved.saturating_sub(data.remaining());
+        self.handle.meter.sent_data_frame();
         self.send.send_data(data, false).is_ok()
     }
 

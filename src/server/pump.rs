@@ -10,14 +10,14 @@ use tokio::time::Instant;
 
 use crate::base::limits::{DATA_FRAME_BYTES_MAX, UNARY_TIMEOUT};
 use crate::base::reason::{Cause, EndReason};
-use crate::runtime::scope::Scope;
+use crate::server::Peer;
 use crate::server::call::{ignore_gone, trailers};
+use crate::server::conn::Meter;
 use crate::wire::status::{EndFacts, ended};
 
-/// Sends an answer to its end. `connection` ends when the connection is to close: a body that has nothing to say
-/// then is ended.
+/// Sends an answer to its end. A body that has nothing to say when the connection is to close is ended.
 pub(super) async fn run(
-    connection: &Scope,
+    peer: &Peer,
     deadline: Option<Instant>,
     answer: Response<tonic::body::Body>,
     mut respond: SendResponse<Bytes>,
@@ -36,9 +36,9 @@ pub(super) async fn run(
     };
     let cause = tokio::select! {
         biased;
-        () = carry(&mut body, &mut send) => return,
+        () = carry(&peer.meter, &mut body, &mut send) => return,
         () = late => Cause::server(EndReason::DeadlineExceeded),
-        () = connection.ending() => match connection.cause() {
+        () = peer.scope.ending() => match peer.scope.cause() {
             Some(cause) => cause.clone(),
             None => Cause::server(EndReason::ServerDraining),
         },
@@ -48,7 +48,7 @@ pub(super) async fn run(
 }
 
 /// Moves frame after frame; returns when the body is done or the peer is gone.
-async fn carry(body: &mut tonic::body::Body, send: &mut SendStream<Bytes>) {
+async fn carry(meter: &Meter, body: &mut tonic::body::Body, send: &mut SendStream<Bytes>) {
     loop {
         let frame = tokio::select! {
             biased;
@@ -57,7 +57,7 @@ async fn carry(body: &mut tonic::body::Body, send: &mut SendStream<Bytes>) {
         };
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => match tokio::time::timeout(UNARY_TIMEOUT, send_whole(send, data)).await {
+                Ok(data) => match tokio::time::timeout(UNARY_TIMEOUT, send_whole(meter, send, data)).await {
                     Ok(true) => {}
                     Ok(false) => return,
                     // Nobody reads the answer. A reset, because part of it may have left.
@@ -77,7 +77,7 @@ async fn carry(body: &mut tonic::body::Body, send: &mut SendStream<Bytes>) {
 
 /// Sends all of `data` as the peer's window allows; false when the peer is gone. What fits one frame waits until it
 /// can leave whole.
-async fn send_whole(send: &mut SendStream<Bytes>, mut data: Bytes) -> bool {
+async fn send_whole(meter: &Meter, send: &mut SendStream<Bytes>, mut data: Bytes) -> bool {
     while data.has_remaining() {
         let wanted = data.len().min(DATA_FRAME_BYTES_MAX);
         send.reserve_capacity(wanted);
@@ -91,6 +91,7 @@ async fn send_whole(send: &mut SendStream<Bytes>, mut data: Bytes) -> bool {
                 Some(Err(_)) | None => return false,
             }
         }
+        meter.sent_data_frame();
         if send.send_data(data.split_to(wanted), false).is_err() {
             return false;
         }

@@ -127,7 +127,8 @@ impl Core {
                 publishes: stats.publishes_refused,
                 logins: stats.logins_refused,
                 streams: stats.streams_refused,
-                ..Refused::default()
+                connections: self.tally.refused(),
+                connections_abusive: self.tally.abusive(),
             },
         }
     }

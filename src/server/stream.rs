@@ -2,8 +2,9 @@
 
 use std::future::Future as _;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -18,9 +19,11 @@ use crate::base::reason::{Cause, EndReason, Loudness, Quota};
 use crate::base::topic::Topic;
 use crate::hub::registry::Rpc;
 use crate::hub::{Refusal, Subscribed};
+use crate::runtime::bucket::Bucket;
 use crate::runtime::scope::Scope;
 use crate::server::accept::lost;
 use crate::server::call::{Call, begin, refuse};
+use crate::server::conn::Meter;
 use crate::server::inbound::{Inbound, InboundEnd};
 use crate::server::outbound::Outbound;
 use crate::server::publish::read_one;
@@ -29,6 +32,9 @@ use crate::wire::convert;
 use crate::wire::status::{EndFacts, ended, invalid_field};
 use crate::wire::v1;
 use crate::wire::v1::notice::Kind;
+
+/// The key of how fast streams may be opened.
+const STREAM_OPENS: &str = "limits.stream_opens_per_second_max";
 
 /// What both halves of a stream know.
 #[derive(Clone, Debug)]
@@ -41,6 +47,7 @@ pub(super) struct Handle {
     pub(super) scope: Scope,
     /// Of the connection.
     pub(super) connection: Scope,
+    pub(super) meter: Arc<Meter>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -179,11 +186,25 @@ fn inbound_ended(handle: &Handle, end: InboundEnd) {
     }
 }
 
+/// One of what a connection may do `per_second`, or how long it has to wait for it.
+pub(super) fn take_one(bucket: &Mutex<Bucket>, per_second: u32) -> Result<(), Duration> {
+    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    bucket.set_rate(per_second, per_second, now);
+    bucket.take(now)
+}
+
 fn admit(
     core: &Core,
     peer: &Peer,
     headers: &http::HeaderMap,
 ) -> Result<(SessionKey, Principal), Box<Status>> {
+    let streams_max = core.limits().stream_opens_per_second_max;
+    if let Err(retry_after) = take_one(&peer.opens, streams_max) {
+        let quota = Quota { key: STREAM_OPENS, value: u64::from(streams_max) };
+        let facts = EndFacts { retry_after: Some(retry_after), ..EndFacts::default() };
+        return Err(Box::new(ended(&Cause::quota(quota), &facts)));
+    }
     let (session, principal) = auth::session(core, peer, headers)?;
     if let Some(cause) = core.refusing() {
         let retry_after = Some(core.retry_slot(session));
@@ -210,8 +231,8 @@ fn open(
         auth::refusal(&refusal)
     })?;
     log::debug!("{key} of {session} opened on {}", peer.connection);
-    let connection = peer.scope.clone();
-    Ok(Guard(Handle { core, key, session, principal, scope, connection, deadline }))
+    let (connection, meter) = (peer.scope.clone(), Arc::clone(&peer.meter));
+    Ok(Guard(Handle { core, key, session, principal, scope, connection, meter, deadline }))
 }
 
 /// A checked subscription.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::limits::Limits;
+use crate::server::conn::Watch;
 
 /// What a connection has to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) enum Due {
     Ping,
     /// The peer is gone or does not read: drop the connection. The text says which.
     Dead(&'static str),
+    /// The peer does what no client needs to: close the connection at once. The text says what.
+    Abusive(&'static str),
 }
 
 /// What is known of the connection now.
@@ -25,6 +28,8 @@ pub(super) struct Facts {
     pub(super) heard_at: Option<Instant>,
     /// Since when it takes no byte.
     pub(super) blocked_since: Option<Instant>,
+    /// What its frames say of it.
+    pub(super) watch: Watch,
     /// How long an ended call's status may take to leave.
     pub(super) flush_timeout: Duration,
 }
@@ -50,6 +55,13 @@ impl Timers {
     /// What is due. A returned [`Due::Ping`] counts as sent.
     pub(super) fn due(&mut self, facts: &Facts, limits: &Limits) -> Due {
         let now = facts.now;
+        if let Some(flood) = facts.watch.flood {
+            return Due::Abusive(flood);
+        }
+        let block_at = facts.watch.header_block_since.map(|since| since + limits.handshake_timeout);
+        if block_at.is_some_and(|at| now >= at) {
+            return Due::Abusive("a header block was not complete within limits.handshake_timeout");
+        }
         let heard_at = facts.heard_at.unwrap_or(self.started_at);
         if let (Some(blocked_since), Some(ended_at)) = (facts.blocked_since, self.call_ended_at)
             && now >= blocked_since.max(ended_at) + facts.flush_timeout
@@ -75,7 +87,7 @@ impl Timers {
             facts.blocked_since.map_or(ended_at, |since| since.max(ended_at)) + facts.flush_timeout
         });
         let stuck_at = stuck_at.filter(|at| *at > now);
-        Due::Wait(stuck_at.map_or(ping_at, |stuck_at| stuck_at.min(ping_at)))
+        Due::Wait([stuck_at, block_at].into_iter().flatten().fold(ping_at, Instant::min))
     }
 }
 
@@ -84,7 +96,13 @@ mod tests {
     use super::*;
 
     fn facts(now: Instant, heard_at: Instant) -> Facts {
-        Facts { now, heard_at: Some(heard_at), blocked_since: None, flush_timeout: Duration::from_secs(2) }
+        Facts {
+            now,
+            heard_at: Some(heard_at),
+            blocked_since: None,
+            watch: Watch::default(),
+            flush_timeout: Duration::from_secs(2),
+        }
     }
 
     #[test]
@@ -121,5 +139,19 @@ mod tests {
         assert_eq!(timers.due(&blocked(at(10)), &limits), Due::Wait(at(12)));
         assert_eq!(timers.due(&facts(at(10), at(10)), &limits), Due::Wait(at(12)));
         assert!(matches!(timers.due(&blocked(at(12)), &limits), Due::Dead(_)));
+    }
+
+    #[test]
+    fn a_flood_is_ended_at_once_and_an_open_header_block_in_time() {
+        let (limits, start) = (Limits::default(), Instant::now());
+        let mut timers = Timers::new(start);
+        let open = Watch { header_block_since: Some(start), flood: None };
+        let at = |now| Facts { watch: open, ..facts(now, now) };
+        let complete_by = start + limits.handshake_timeout;
+        assert_eq!(timers.due(&at(start), &limits), Due::Wait(complete_by));
+        assert!(matches!(timers.due(&at(complete_by), &limits), Due::Abusive(_)));
+        let flood = Watch { header_block_since: None, flood: Some("too much") };
+        let due = timers.due(&Facts { watch: flood, ..facts(start, start) }, &limits);
+        assert_eq!(due, Due::Abusive("too much"));
     }
 }

@@ -1,0 +1,83 @@
+//! Connections above a limit: a few at a time are told which limit and when to come back. A client that is only
+//! closed, or left in the kernel's queue, cannot know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Connection, Handshake};
+use tonic::Status;
+
+use crate::base::limits;
+use crate::base::limits::{TURNED_AWAY_CALLS_MAX, TURNED_AWAY_RETRY};
+use crate::base::reason::{Cause, Quota};
+use crate::runtime::phase::Phase;
+use crate::server::Core;
+use crate::server::call::refuse;
+use crate::server::conn::{Conn, Transport};
+use crate::server::connection::drained;
+use crate::wire::status::{EndFacts, ended};
+
+/// Answers the first calls of `io` with the limit that was reached, then closes it; never lasts longer than
+/// `limits.handshake_timeout`. `number` counts those turned away: each is told another time to come back.
+pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, quota: Quota, number: u64) {
+    let limits = core.limits();
+    let facts = EndFacts { retry_after: Some(retry_after(number)), ..EndFacts::default() };
+    let status = ended(&Cause::quota(quota), &facts);
+    let (conn, drain, _) = Conn::new(io);
+    let mut phase = core.phase.watch();
+    let told = tokio::select! {
+        biased;
+        _ = phase.wait_for(|phase| *phase > Phase::Running) => false,
+        told = tokio::time::timeout(limits.handshake_timeout, tell(conn, &status)) => told.is_ok(),
+        _ = drained(&drain) => false,
+    };
+    log::debug!("{peer} was turned away at {}{}", quota.key, if told { "" } else { " and did not listen" });
+}
+
+async fn tell<T: Transport>(conn: Conn<T>, status: &Status) -> Result<(), h2::Error> {
+    let handshake: Handshake<Conn<T>, Bytes> = h2::server::Builder::new()
+        .initial_window_size(limits::MAX_FRAME_SIZE)
+        .max_frame_size(limits::MAX_FRAME_SIZE)
+        .header_table_size(limits::HEADER_TABLE_BYTES)
+        .max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(TURNED_AWAY_CALLS_MAX)
+        .max_concurrent_reset_streams(limits::LOCAL_RESETS_MAX)
+        .max_local_error_reset_streams(Some(limits::PENDING_RESETS_MAX))
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+        .handshake(conn);
+    let mut connection: Connection<Conn<T>, Bytes> = handshake.await?;
+    let mut is_told = false;
+    while let Some(call) = connection.accept().await {
+        let (_, mut respond) = call?;
+        refuse(&mut respond, status);
+        if !is_told {
+            connection.graceful_shutdown();
+            is_told = true;
+        }
+    }
+    Ok(())
+}
+
+/// In `[1, 2) × TURNED_AWAY_RETRY`, spread by the golden ratio: whoever is turned away together does not come back
+/// together.
+fn retry_after(number: u64) -> Duration {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let spread = number.wrapping_mul(GOLDEN) >> 48;
+    let extra = (TURNED_AWAY_RETRY.as_millis() * u128::from(spread)) >> 16;
+    TURNED_AWAY_RETRY + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_turned_away_come_back_one_by_one() {
+        let mut times: Vec<_> = (0..100).map(retry_after).collect();
+        times.sort();
+        times.dedup();
+        assert!(times.len() > 95, "{times:?}");
+        assert!(times.iter().all(|time| (TURNED_AWAY_RETRY..2 * TURNED_AWAY_RETRY).contains(time)));
+    }
+}
