@@ -1,5 +1,6 @@
 //! Whole-program tests and the rules of the house.
 
+mod abuse;
 mod adversary;
 mod connections;
 mod crowd;

@@ -100,9 +100,10 @@ pub const IDLE_FRAMES_PER_SECOND: u32 = 500;
 pub const IDLE_FRAMES_PER_DATA_FRAME: u64 = 3;
 /// A DATA frame with less, and more to come, does no work: not even a message's prefix.
 pub const SMALLEST_DATA_BYTES: usize = 5;
-/// What a connection reads before the other tasks come. Several batches of a bulk publisher; a fraction of a
-/// millisecond of frames.
-pub const READ_BYTES_PER_TURN_MAX: usize = 64 * 1024;
+/// What a connection reads before its calls and the other tasks come, but for the read that passes it (8 KiB in h2).
+/// Frames of the smallest messages (7 bytes) then stay below the half of the default connection window that h2 allows
+/// unread small frames, 256 bytes each.
+pub const READ_BYTES_PER_TURN_MAX: usize = 24 * 1024;
 /// The same, in frames without work.
 pub const IDLE_FRAMES_PER_TURN_MAX: u32 = 64;
 /// Connections above a limit that are told so at once; further ones are not.

@@ -122,6 +122,8 @@ fn start_log(level: log::LevelFilter) {
         None => {
             // The level itself is set below, so that SIGHUP can change it.
             builder.filter_level(log::LevelFilter::Warn).filter_module("streamward", log::LevelFilter::Trace);
+            // Its warnings are about peers, one for each wrong frame: they would let any peer fill the log.
+            builder.filter_module("h2", log::LevelFilter::Error);
         }
     }
     // Under systemd the journal adds the time.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
 use tokio::time::Instant;
 
 use super::crowd::{Crowd, ROOM};
@@ -11,7 +10,6 @@ use super::house::{House, follow, millis_since, pass, settle};
 use super::peer::{Options, window};
 use crate::base::limits::GOAWAY_PING_TIMEOUT;
 use crate::base::reason::EndReason;
-use crate::wire::codec::PREFIX_BYTES;
 use crate::wire::v1;
 
 /// Waits until the server has closed the connection; says how long that took.
@@ -101,15 +99,6 @@ async fn connection_idle_timeout_closes_what_a_dead_session_left() {
     house.close().await;
 }
 
-/// Logs in by hand on stream 1; returns the token.
-async fn log_in(wire: &mut Wire) -> String {
-    let request = v1::LoginRequest { user: "hand".to_owned(), ..Default::default() };
-    wire.call(1, "/streamward.v1.SessionService/Login", None, &request).await;
-    let frames = wire.frames().await;
-    let data = frames.iter().find(|frame| frame.kind == DATA && !frame.payload.is_empty()).unwrap();
-    v1::LoginResponse::decode(&data.payload[PREFIX_BYTES..]).unwrap().token
-}
-
 fn last_ids(frames: &[Frame]) -> Vec<u32> {
     let id = |frame: &Frame| u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
     frames.iter().filter(|frame| frame.kind == GOAWAY).map(id).collect()
@@ -119,7 +108,7 @@ fn last_ids(frames: &[Frame]) -> Vec<u32> {
 async fn goaway_is_sent_twice_and_the_second_waits_for_the_ping() {
     let mut house = House::new();
     let mut wire = Wire::new(&mut house).await;
-    let token = log_in(&mut wire).await;
+    let token = wire.log_in("hand").await;
     wire.call(3, "/streamward.v1.SessionService/Logout", Some(&token), &v1::LogoutRequest {}).await;
     let frames = wire.frames().await;
     assert_eq!(last_ids(&frames), [u32::MAX >> 1], "first one that closes nothing");
@@ -138,7 +127,7 @@ async fn goaway_is_sent_twice_and_the_second_waits_for_the_ping() {
 async fn goaway_is_followed_by_the_end_when_the_ping_is_never_answered() {
     let mut house = House::new();
     let mut wire = Wire::new(&mut house).await;
-    let token = log_in(&mut wire).await;
+    let token = wire.log_in("hand").await;
     let began_at = Instant::now();
     wire.call(3, "/streamward.v1.SessionService/Logout", Some(&token), &v1::LogoutRequest {}).await;
     assert_about(closed(&mut wire, began_at).await, GOAWAY_PING_TIMEOUT);

@@ -20,6 +20,8 @@ mod descriptors;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod overflow;
+#[cfg(test)]
 mod rounds;
 #[cfg(test)]
 mod stopping;

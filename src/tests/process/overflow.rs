@@ -1,0 +1,140 @@
+//! More connections than there may be: who is told, who is let in, and that nobody inside notices.
+
+use std::net::SocketAddr;
+
+use streamward::base::reason::EndReason;
+use streamward::client::{ClientError, StreamEnd};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::descriptors::say;
+use crate::harness::{Server, follow, within};
+
+/// Another address of this machine.
+const ELSEWHERE: &str = "127.0.0.2:0";
+
+async fn dial_from_elsewhere(to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(ELSEWHERE.parse().unwrap()).unwrap();
+    within("a connection", socket.connect(to)).await.unwrap()
+}
+
+/// The next client is told this limit, and when to come back.
+async fn expect_turned_away(server: &Server, key: &str) {
+    let client = server.connect().await;
+    let error = within("an answer", client.login("late", "", "")).await.unwrap_err();
+    let ClientError::Refused { status, .. } = error else { panic!("{error:?}") };
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+    let refusal = StreamEnd::from_status(*status);
+    assert_eq!(refusal.reason, Some(EndReason::QuotaExceeded));
+    let details = refusal.details.unwrap();
+    assert_eq!(details.quota.unwrap().subject, key);
+    assert!(details.retry_after.unwrap() >= std::time::Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn connections_per_ip_max_is_told_to_the_next_and_the_others_go_on() {
+    let server = Server::with(&[("STREAMWARD_LIMITS_CONNECTIONS_PER_IP_MAX", "2")]).await;
+    let (anna, berta) = (server.login("anna").await, server.login("berta").await);
+    let (mut annas, mut bertas) = (follow(&anna, "room/a").await, follow(&berta, "room/b").await);
+    let connections = server.status().await.connections;
+    expect_turned_away(&server, "limits.connections_per_ip_max").await;
+    say(&anna, &mut annas, "still here").await;
+    let status = server.status().await;
+    assert_eq!((status.connections, status.connections_refused), (connections, 1));
+
+    // Room again once one of them has left.
+    berta.logout().await.unwrap();
+    within("the stream's end", bertas.next()).await.unwrap_err();
+    server.until("a connection to close", |status| status.connections < connections).await;
+    let carla = server.login("carla").await;
+    let mut carlas = follow(&carla, "room/a").await;
+    say(&carla, &mut carlas, "here too").await;
+    let (finished, log) = server.terminate().await;
+    log.expect_complaints(&["limits.connections_per_ip_max = 2"]);
+    finished.expect(0);
+}
+
+#[tokio::test]
+async fn connections_max_is_told_to_the_next_and_the_others_go_on() {
+    let server = Server::with(&[
+        ("STREAMWARD_LIMITS_CONNECTIONS_MAX", "2"),
+        ("STREAMWARD_LIMITS_CONNECTIONS_PER_IP_MAX", "2"),
+        ("STREAMWARD_LIMITS_HALF_OPEN_MAX", "2"),
+    ])
+    .await;
+    let (anna, berta) = (server.login("anna").await, server.login("berta").await);
+    let mut annas = follow(&anna, "room/a").await;
+    for _ in 0..20 {
+        expect_turned_away(&server, "limits.connections_max").await;
+    }
+    say(&anna, &mut annas, "still here").await;
+    assert_eq!(server.status().await.connections_refused, 20);
+    berta.logout().await.unwrap();
+    server.until("room", |status| status.connections == 2).await;
+    let carla = server.login("carla").await;
+    let mut carlas = follow(&carla, "room/a").await;
+    say(&carla, &mut carlas, "here too").await;
+    let (finished, log) = server.terminate().await;
+    log.expect_complaints(&["limits.connections_max = 2"]);
+    finished.expect(0);
+}
+
+#[tokio::test]
+async fn thousands_of_connections_from_one_address_leave_room_for_the_others() {
+    let server = Server::start().await;
+    let (anna, berta, carla) =
+        (server.login("anna").await, server.login("berta").await, server.login("carla").await);
+    let mut annas = follow(&anna, "room/a").await;
+    let mut bertas = follow(&berta, "room/a").await;
+    let mut carlas = follow(&carla, "room/a").await;
+    let before = server.status().await;
+    for _ in 0..15 {
+        let mut crowd = Vec::new();
+        for _ in 0..200 {
+            crowd.push(dial_from_elsewhere(server.address).await);
+        }
+        say(&anna, &mut annas, "during").await;
+        for stream in [&mut bertas, &mut carlas] {
+            within("the event", stream.next()).await.unwrap();
+        }
+        let status = server.status().await;
+        assert!(status.connections <= before.connections + 32, "{status:?}");
+        // A new client from another address gets in.
+        let dora = server.login("dora").await;
+        dora.logout().await.unwrap();
+    }
+    let after = server.until("them to be gone", |status| status.connections == before.connections).await;
+    assert!(after.connections_refused >= 1000, "{}", after.connections_refused);
+    assert!(after.descriptors <= before.descriptors + 2 * 8, "{after:?}");
+    let (finished, log) = server.terminate().await;
+    log.expect_complaints(&["limits.connections_per_ip_max = 32"]);
+    finished.expect(0);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_new_clients_out() {
+    let server = Server::with(&[
+        // Nobody waits for this.
+        ("STREAMWARD_LIMITS_HANDSHAKE_TIMEOUT", "10m"),
+        ("STREAMWARD_LIMITS_HALF_OPEN_MAX", "8"),
+        ("STREAMWARD_LIMITS_CONNECTIONS_PER_IP_MAX", "200"),
+    ])
+    .await;
+    let anna = server.login("anna").await;
+    let mut annas = follow(&anna, "room/a").await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(dial_from_elsewhere(server.address).await);
+    }
+    for user in ["berta", "carla", "dora"] {
+        let session = server.login(user).await;
+        let mut stream = follow(&session, "room/a").await;
+        say(&session, &mut stream, "in").await;
+        within("the event", annas.next()).await.unwrap();
+    }
+    let status = server.until("the oldest to go", |status| status.connections_abusive >= 92).await;
+    assert_eq!(status.connections_refused, 0);
+    let (finished, log) = server.terminate().await;
+    log.expect_complaints(&["limits.half_open_max"]);
+    finished.expect(0);
+}
