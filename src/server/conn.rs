@@ -307,7 +307,17 @@ impl<T: Transport> AsyncRead for Conn<T> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = Pin::new(io).poll_read(cx, buf);
+        let result = match turn.read_bytes_max() {
+            None => Pin::new(io).poll_read(cx, buf),
+            Some(bytes_max) => {
+                let bytes_max = bytes_max.min(buf.remaining());
+                let mut short = ReadBuf::new(buf.initialize_unfilled_to(bytes_max));
+                let result = Pin::new(io).poll_read(cx, &mut short);
+                let bytes = short.filled().len();
+                buf.advance(bytes);
+                result
+            }
+        };
         if result.is_pending() {
             turn.end();
         }

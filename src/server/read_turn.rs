@@ -7,13 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
-use crate::base::limits::{IDLE_FRAMES_PER_TURN_MAX, READ_BYTES_PER_TURN_MAX};
+use crate::base::limits::{
+    DENSE_FRAME_BYTES, DENSE_READ_BYTES_MAX, FRAMES_PER_TURN_MAX, IDLE_FRAMES_PER_TURN_MAX,
+    READ_BYTES_PER_TURN_MAX,
+};
+use crate::server::scan::Frames;
 
 /// What was read in a row, and the pause after it.
 #[derive(Debug, Default)]
 pub(super) struct ReadTurn {
     bytes: usize,
-    idle_frames: u32,
+    frames: Frames,
+    /// The last read was of many small frames: the next one is short, because what was read is not put back.
+    is_dense: bool,
     pause: Option<Arc<Pause>>,
 }
 
@@ -40,7 +46,11 @@ impl ReadTurn {
             }
             self.end();
         }
-        if self.bytes < READ_BYTES_PER_TURN_MAX && self.idle_frames < IDLE_FRAMES_PER_TURN_MAX {
+        let Frames { all, idle } = self.frames;
+        if self.bytes < READ_BYTES_PER_TURN_MAX
+            && all < FRAMES_PER_TURN_MAX
+            && idle < IDLE_FRAMES_PER_TURN_MAX
+        {
             return true;
         }
         let pause = Arc::new(Pause { is_over: AtomicBool::new(false), waker: cx.waker().clone() });
@@ -51,15 +61,22 @@ impl ReadTurn {
         false
     }
 
+    /// How much the next read may take, if that has a bound.
+    pub(super) fn read_bytes_max(&self) -> Option<usize> {
+        self.is_dense.then_some(DENSE_READ_BYTES_MAX)
+    }
+
     /// Counts what was read.
-    pub(super) fn count(&mut self, bytes: usize, idle_frames: u32) {
+    pub(super) fn count(&mut self, bytes: usize, frames: Frames) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.idle_frames = self.idle_frames.saturating_add(idle_frames);
+        self.frames.all = self.frames.all.saturating_add(frames.all);
+        self.frames.idle = self.frames.idle.saturating_add(frames.idle);
+        self.is_dense = frames.all as usize > bytes / DENSE_FRAME_BYTES;
     }
 
     /// There was nothing more to read: the others have their turn by that.
     pub(super) fn end(&mut self) {
-        *self = Self::default();
+        *self = Self { is_dense: self.is_dense, ..Self::default() };
     }
 }
 
@@ -68,22 +85,40 @@ mod tests {
     use super::*;
     use std::task::Poll;
 
-    #[tokio::test]
-    async fn after_its_share_a_reader_waits_until_the_others_have_run() {
+    /// Fails unless the turn is over after `bytes` and `frames`, and goes on once the others have run.
+    async fn assert_over_after(bytes: usize, frames: Frames) {
         let mut turn = ReadTurn::default();
-        turn.count(READ_BYTES_PER_TURN_MAX - 1, IDLE_FRAMES_PER_TURN_MAX - 1);
         assert!(turn.may_read(&Context::from_waker(Waker::noop())));
-        turn.count(1, 0);
+        turn.count(bytes, frames);
         let mut polls = 0;
         std::future::poll_fn(|cx| {
             polls += 1;
-            let may_read = turn.may_read(cx);
-            assert!(!may_read || !turn.may_read(&Context::from_waker(Waker::noop())) || polls == 2);
-            if may_read { Poll::Ready(()) } else { Poll::Pending }
+            assert_eq!(turn.may_read(cx), polls == 2);
+            // Asked again in the same turn, as a connection does when one of its calls has ended.
+            assert_eq!(turn.may_read(cx), polls == 2);
+            if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        assert_eq!(polls, 2, "woken once");
-        turn.count(0, IDLE_FRAMES_PER_TURN_MAX);
-        assert!(!turn.may_read(&Context::from_waker(Waker::noop())));
+    }
+
+    #[tokio::test]
+    async fn after_its_share_a_reader_waits_until_the_others_have_run() {
+        assert_over_after(READ_BYTES_PER_TURN_MAX, Frames::default()).await;
+        assert_over_after(1, Frames { all: FRAMES_PER_TURN_MAX, idle: 0 }).await;
+        assert_over_after(1, Frames { all: 0, idle: IDLE_FRAMES_PER_TURN_MAX }).await;
+        let mut turn = ReadTurn::default();
+        let frames = Frames { all: FRAMES_PER_TURN_MAX - 1, idle: IDLE_FRAMES_PER_TURN_MAX - 1 };
+        turn.count(READ_BYTES_PER_TURN_MAX - 1, frames);
+        assert!(turn.may_read(&Context::from_waker(Waker::noop())), "not yet");
+    }
+
+    #[test]
+    fn after_small_frames_reads_are_short() {
+        let mut turn = ReadTurn::default();
+        turn.count(8192, Frames { all: 8192 / 16, idle: 0 });
+        turn.end();
+        assert_eq!(turn.read_bytes_max(), Some(DENSE_READ_BYTES_MAX));
+        turn.count(2048, Frames { all: 2048 / 139, idle: 0 });
+        assert_eq!(turn.read_bytes_max(), None);
     }
 }

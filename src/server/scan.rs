@@ -62,6 +62,14 @@ enum Place {
     Payload { left: usize, closes_block: bool },
 }
 
+/// What began in some bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Frames {
+    pub(super) all: u32,
+    /// Those that do no work.
+    pub(super) idle: u32,
+}
+
 /// One connection's frames.
 #[derive(Debug)]
 pub(super) struct Scanner {
@@ -106,10 +114,10 @@ impl Scanner {
         !self.resets.is_empty()
     }
 
-    /// Follows the next bytes, received while `data_frames_sent` DATA frames had been sent. Returns how many frames
-    /// without work began in them.
-    pub(super) fn scan(&mut self, mut bytes: &[u8], data_frames_sent: u64, now: Instant) -> u32 {
-        let mut idle = 0;
+    /// Follows the next bytes, received while `data_frames_sent` DATA frames had been sent. Returns the frames
+    /// that began in them.
+    pub(super) fn scan(&mut self, mut bytes: &[u8], data_frames_sent: u64, now: Instant) -> Frames {
+        let mut frames = Frames::default();
         while !bytes.is_empty() {
             match &mut self.place {
                 Place::Preface(left) => {
@@ -127,7 +135,8 @@ impl Scanner {
                     bytes = &bytes[taken..];
                     if *have == HEAD_BYTES {
                         let head = *head;
-                        idle += u32::from(self.begin(head, data_frames_sent, now));
+                        frames.all += 1;
+                        frames.idle += u32::from(self.begin(head, data_frames_sent, now));
                     }
                 }
                 Place::Payload { left, .. } => {
@@ -138,7 +147,7 @@ impl Scanner {
                 }
             }
         }
-        idle
+        frames
     }
 
     /// A frame's head is complete. Says whether the frame does no work.
@@ -236,8 +245,9 @@ mod tests {
             for second in first..=bytes.len() {
                 let mut scanner = Scanner::new();
                 let parts = [&bytes[..first], &bytes[first..second], &bytes[second..]];
-                let idle: u32 = parts.iter().map(|part| scanner.scan(part, 0, now)).sum();
-                assert_eq!(idle, 6, "split at {first} and {second}");
+                let seen = parts.map(|part| scanner.scan(part, 0, now));
+                assert_eq!(seen.iter().map(|frames| frames.idle).sum::<u32>(), 6, "at {first} and {second}");
+                assert_eq!(seen.iter().map(|frames| frames.all).sum::<u32>(), 9, "at {first} and {second}");
                 assert_eq!(scanner.take_resets(), [1, 3], "split at {first} and {second}");
                 assert_eq!((scanner.header_block_since(), scanner.flood()), (None, None));
             }
@@ -302,7 +312,7 @@ mod tests {
         scanner.scan(&begun(), 0, now);
         let work = [frame(0, 0, 1, b"five!"), frame(0, END_STREAM, 1, b""), frame(HEADERS, 4, 3, b"x")];
         for _ in 0..10 * IDLE_FRAMES_BURST {
-            assert_eq!(scanner.scan(&work.concat(), 0, now), 0);
+            assert_eq!(scanner.scan(&work.concat(), 0, now), Frames { all: 3, idle: 0 });
         }
         assert_eq!(scanner.flood(), None);
     }
