@@ -137,32 +137,8 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
             ),
         ),
         line("", memory_text(status)),
-        line(
-            "process",
-            format!(
-                "{} of {}, {} of {}, loop lag {} (worst of the last minute {})",
-                count(status.threads, "thread"),
-                status.threads_max,
-                count(status.descriptors, "descriptor"),
-                if status.descriptors_max == 0 {
-                    "any".to_owned()
-                } else {
-                    status.descriptors_max.to_string()
-                },
-                show_duration(duration_of(status.loop_lag)),
-                show_duration(duration_of(status.loop_lag_max)),
-            ),
-        ),
-        line(
-            "so far",
-            format!(
-                "{}, {} refused, {} refused, {}",
-                count(status.logins, "login"),
-                status.logins_refused,
-                count(status.streams_refused, "stream"),
-                count(status.accept_errors, "accept error"),
-            ),
-        ),
+        line("process", process_text(status)),
+        line("so far", totals_text(status)),
     ];
     for (at, ended) in status.ended.iter().enumerate() {
         let reason = reason_name(ended.reason).unwrap_or_default();
@@ -170,6 +146,30 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
         lines.push(line(if at == 0 { "ended" } else { "" }, format!("{reason}: {counts}")));
     }
     lines
+}
+
+/// Threads, descriptors, and whether the loop keeps up.
+fn process_text(status: &v1::ServerStatus) -> String {
+    format!(
+        "{} of {}, {} of {}, loop lag {} (worst of the last minute {})",
+        count(status.threads, "thread"),
+        status.threads_max,
+        count(status.descriptors, "descriptor"),
+        if status.descriptors_max == 0 { "any".to_owned() } else { status.descriptors_max.to_string() },
+        show_duration(duration_of(status.loop_lag)),
+        show_duration(duration_of(status.loop_lag_max)),
+    )
+}
+
+/// What was taken and refused since the start.
+fn totals_text(status: &v1::ServerStatus) -> String {
+    format!(
+        "{}, {} refused, {} refused, {}",
+        count(status.logins, "login"),
+        status.logins_refused,
+        count(status.streams_refused, "stream"),
+        count(status.accept_errors, "accept error"),
+    )
 }
 
 /// What the level is judged by.

@@ -22,6 +22,8 @@ mod harness;
 #[cfg(test)]
 mod overflow;
 #[cfg(test)]
+mod pressure;
+#[cfg(test)]
 mod rounds;
 #[cfg(test)]
 mod stopping;
