@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::base::limits::{
-    ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits, Memory,
-    NOTE_BYTES_MAX, TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
+    ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits,
+    METRICS_CONNECTIONS_MAX, METRICS_PAGE_BYTES_MAX, METRICS_REQUEST_BYTES_MAX, Memory, NOTE_BYTES_MAX,
+    TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -74,6 +75,8 @@ pub fn bill(limits: &Limits) -> Bill {
     let topic = TOPIC_BYTES + wide(TOPIC_BYTES_MAX);
     let ended = ENDED_BYTES + wide(NOTE_BYTES_MAX);
     let calls = connections.saturating_mul(u64::from(UNARY_CALLS_PER_CONNECTION_MAX));
+    // The page is there once in its connection and once in the kernel.
+    let metrics = CONNECTION_TASK_BYTES + wide(METRICS_REQUEST_BYTES_MAX + 2 * METRICS_PAGE_BYTES_MAX);
 
     let lines = vec![
         line("process", 1, PROCESS_BYTES, PROCESS_BYTES),
@@ -85,6 +88,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("half-open handshakes", u64::from(limits.half_open_max), connection, connection),
         line("connections turned away", 2 * wide(TURNED_AWAY_MAX), 0, connection),
         line("admin connections", u64::from(ADMIN_CONNECTIONS_MAX), connection, connection),
+        line("metrics connections", wide(METRICS_CONNECTIONS_MAX), 0, metrics),
         line("streams: first of each connection", connections, STREAM_STATE_BYTES, STREAM_STATE_BYTES),
         line("streams: further ones", streams.saturating_sub(connections), 0, STREAM_STATE_BYTES),
         line("streams: decode buffer", streams, 0, event),

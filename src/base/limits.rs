@@ -85,6 +85,16 @@ pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
 pub const WATCHDOG_ANSWER_SHARE: u32 = 4;
 /// At most one warning of a kind about connections in this time.
 pub const WARN_EVERY: Duration = Duration::from_secs(60);
+/// Connections to the metrics page at once: a scraper or two and a person; more wait in the kernel's queue.
+pub const METRICS_CONNECTIONS_MAX: usize = 4;
+/// A client of the metrics page has this long for the head of its request.
+pub const METRICS_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Request and answer together (Prometheus' own `scrape_timeout`: 10 s).
+pub const METRICS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest head of a request for the metrics (hyper's least).
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// Longest metrics page, with room; a test holds it.
+pub const METRICS_PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
 

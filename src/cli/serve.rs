@@ -104,7 +104,12 @@ fn misconfigured(errors: ConfigErrors) -> Failure {
 fn exit_of(error: &StartError) -> Exit {
     match error {
         StartError::Listen { source, .. } if source.kind() == ErrorKind::PermissionDenied => Exit::NoPerm,
-        StartError::Listen { .. } | StartError::AdminSocket { in_use: true, .. } => Exit::Unavailable,
+        StartError::MetricsListen { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Exit::NoPerm
+        }
+        StartError::Listen { .. }
+        | StartError::MetricsListen { .. }
+        | StartError::AdminSocket { in_use: true, .. } => Exit::Unavailable,
         StartError::AdminSocket { in_use: false, .. } => Exit::CannotCreate,
         StartError::System { .. } => Exit::OsError,
     }

@@ -46,6 +46,7 @@ pub(crate) fn check(loading: &mut Loading, budget_bytes: u64) {
     }
     check_message_fits_lag(loading);
     check_open_mode(loading);
+    check_metrics_listen(loading);
     check_bill(loading, budget_bytes);
 }
 
@@ -103,6 +104,23 @@ fn check_open_mode(loading: &mut Loading) {
     if is_open && !listen.ip().to_canonical().is_loopback() {
         let place = loading.place("server.listen").clone();
         loading.errors.push(ConfigError::OpenOnNetwork { place, listen });
+    }
+}
+
+fn check_metrics_listen(loading: &mut Loading) {
+    let keys = ["server.metrics_listen", "server.listen"];
+    if keys.iter().any(|key| loading.sound(key).is_none()) {
+        return;
+    }
+    let (Some(metrics), listen) = (loading.config.server.metrics_listen, loading.config.server.listen) else {
+        return;
+    };
+    let place = loading.place(keys[0]).clone();
+    if !metrics.ip().to_canonical().is_loopback() {
+        loading.errors.push(ConfigError::MetricsOnNetwork { place, listen: metrics });
+    } else if metrics == listen && listen.port() != 0 {
+        let problem = format!("{} = {metrics} is {} too; choose another port", keys[0], keys[1]);
+        loading.errors.push(ConfigError::Conflict { place, keys, problem });
     }
 }
 

@@ -117,6 +117,17 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// The metrics would be there for whoever reaches the address.
+    #[error(
+        "{place}: server.metrics_listen = {listen} can be reached from other machines, and the metrics page asks \
+         nobody who they are; listen on 127.0.0.1 and reach it through an SSH tunnel or a reverse proxy that does"
+    )]
+    MetricsOnNetwork {
+        /// Where the address was set.
+        place: Place,
+        /// The address.
+        listen: SocketAddr,
+    },
     /// The limits admit more than the memory can hold before anyone does anything.
     #[error(
         "{place}: at these limits the idle cost and the tails are {}, more than the memory budget of {}; lower \

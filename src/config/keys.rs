@@ -12,6 +12,8 @@ use crate::config::{AuthMode, Config};
 /// A key's field, by kind. One accessor reads and writes.
 pub(crate) enum Field {
     Address(fn(&mut Config) -> &mut SocketAddr),
+    /// None when empty.
+    OptionalAddress(fn(&mut Config) -> &mut Option<SocketAddr>),
     Path(fn(&mut Config) -> &mut PathBuf),
     Mode(fn(&mut Config) -> &mut AuthMode),
     Level(fn(&mut Config) -> &mut LevelFilter),
@@ -122,6 +124,12 @@ pub(crate) const KEYS: &[Key] = &[
         Field::Path(|c| &mut c.server.admin_socket),
         "Unix socket for `streamward status`, `drain` and the like. Unset: this when systemd or root runs us, \
          else the user's runtime directory.",
+    ),
+    other(
+        "server.metrics_listen",
+        Field::OptionalAddress(|c| &mut c.server.metrics_listen),
+        "Where http://ADDRESS/metrics answers Prometheus, such as \"127.0.0.1:9464\"; \"\" is off. Loopback only: \
+         nobody is asked who they are.",
     ),
     count("server.threads_max", 1, |c| &mut c.server.threads_max, "Threads at most, the main one included."),
     other("auth.mode", Field::Mode(|c| &mut c.auth.mode), "\"open\": anyone, under any user name."),

@@ -60,6 +60,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// The Unix socket of the administrator's service: an absolute path.
     pub admin_socket: PathBuf,
+    /// Where the metrics page is: a loopback address, or nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Threads of the process at most, the main one included.
     pub threads_max: u32,
 }
@@ -69,6 +71,7 @@ impl Default for Server {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
             admin_socket: PathBuf::from(ADMIN_SOCKET_DEFAULT),
+            metrics_listen: None,
             threads_max: 2,
         }
     }

@@ -275,3 +275,25 @@ fn the_reference_is_the_defaults() {
     assert_eq!(read(&reference(), &[], &Flags::default()), Ok(Config::default()));
     assert!(reference().lines().all(|line| line.len() <= 110));
 }
+
+#[test]
+fn metrics_are_off_by_default_and_stay_on_this_machine() {
+    assert_eq!(Config::default().server.metrics_listen, None);
+    assert_eq!(
+        read("server.metrics_listen = \"\"", &[], &Flags::default()).unwrap().server.metrics_listen,
+        None
+    );
+    for address in ["127.0.0.1:9464", "127.1.2.3:0", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
+        let config = read(&format!("server.metrics_listen = {address:?}"), &[], &Flags::default()).unwrap();
+        assert_eq!(config.server.metrics_listen, Some(address.parse().unwrap()));
+    }
+    for address in ["0.0.0.0:9464", "[::]:9464", "192.168.1.2:9464"] {
+        let file = format!("server.metrics_listen = {address:?}\nauth.allow_open = true");
+        let error = one_error(&file);
+        assert!(error.starts_with("s.toml:1:25: server.metrics_listen"), "{error}");
+        assert!(error.contains("SSH tunnel or a reverse proxy"), "{error}");
+    }
+    let error = one_error("server.metrics_listen = \"127.0.0.1:50051\"");
+    assert!(error.contains("is server.listen too; choose another port"), "{error}");
+    assert!(one_error("server.metrics_listen = \"9464\"").contains("or \"\" for none"));
+}

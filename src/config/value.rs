@@ -1,5 +1,6 @@
 //! How values are written: durations, sizes, numbers, and the way back.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ pub(crate) fn assign(key: &Key, config: &mut Config, raw: &Raw<'_>) -> Option<()
     let within = |number: u64| (key.least..=key.most).contains(&number).then_some(number);
     match key.field {
         Field::Address(at) => *at(config) = raw.text()?.parse().ok()?,
+        Field::OptionalAddress(at) => *at(config) = optional_address(raw.text()?)?,
         Field::Path(at) => *at(config) = socket_path(raw.text()?)?.to_owned(),
         Field::Mode(at) => *at(config) = (raw.text()? == "open").then_some(AuthMode::Open)?,
         Field::Level(at) => *at(config) = raw.text()?.parse().ok()?,
@@ -75,6 +77,9 @@ pub(crate) fn expected(key: &Key) -> String {
     let (least, most) = (key.least, key.most);
     match key.field {
         Field::Address(_) => "an address and port such as \"127.0.0.1:50051\" or \"[::]:50051\"".to_owned(),
+        Field::OptionalAddress(_) => {
+            "an address and port such as \"127.0.0.1:9464\", or \"\" for none".to_owned()
+        }
         Field::Path(_) => format!("an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
         Field::Mode(_) => "\"open\"".to_owned(),
         Field::Level(_) => "one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\"".to_owned(),
@@ -97,6 +102,7 @@ pub(crate) fn expected(key: &Key) -> String {
 pub(crate) fn shown(key: &Key, config: &mut Config) -> String {
     match key.field {
         Field::Address(at) => at(config).to_string(),
+        Field::OptionalAddress(at) => at(config).map_or_else(String::new, |address| address.to_string()),
         Field::Path(at) => at(config).display().to_string(),
         Field::Mode(at) => match at(config) {
             AuthMode::Open => "open".to_owned(),
@@ -112,7 +118,12 @@ pub(crate) fn shown(key: &Key, config: &mut Config) -> String {
 /// The field's value in its base unit: a count, percent, bytes or milliseconds; 0 for what is no quantity.
 pub(crate) fn measure(key: &Key, config: &mut Config) -> u64 {
     match key.field {
-        Field::Address(_) | Field::Path(_) | Field::Mode(_) | Field::Level(_) | Field::Switch(_) => 0,
+        Field::Address(_)
+        | Field::OptionalAddress(_)
+        | Field::Path(_)
+        | Field::Mode(_)
+        | Field::Level(_)
+        | Field::Switch(_) => 0,
         Field::Count(at) | Field::Window(at) => u64::from(*at(config)),
         Field::Percent(at) => u64::from(*at(config)),
         Field::Bytes(at) => u64::try_from(*at(config)).unwrap_or(u64::MAX),
@@ -124,8 +135,13 @@ pub(crate) fn measure(key: &Key, config: &mut Config) -> u64 {
 /// The value as TOML: numbers and booleans bare, everything else in quotes.
 pub(crate) fn literal(key: &Key, config: &mut Config) -> String {
     let text = shown(key, config);
-    let is_bare = matches!(key.field, Field::Switch(_)) || text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_bare = matches!(key.field, Field::Switch(_)) || is_number;
     if is_bare { text } else { format!("{text:?}") }
+}
+
+fn optional_address(text: &str) -> Option<Option<SocketAddr>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 fn socket_path(text: &str) -> Option<&Path> {

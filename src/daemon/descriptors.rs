@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::limits::{ADMIN_CONNECTIONS_MAX, Limits};
 
-/// Listeners, signals, epoll, standard streams and what a command reads in passing.
+/// Listeners, signals, epoll, standard streams, the metrics page and what a command reads in passing.
 const DESCRIPTORS_OF_OUR_OWN: u64 = 64;
 
 /// Descriptors that connections at their maxima need, on the network and on the admin socket.

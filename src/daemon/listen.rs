@@ -16,16 +16,25 @@ use crate::daemon::StartError;
 /// # Errors
 /// When the address cannot be had.
 pub fn tcp(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restart does not wait for the old connections' TIME_WAIT.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(LISTEN_BACKLOG)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bind().map_err(|source: io::Error| StartError::Listen { listen: address.to_string(), source })
+    bind(address).map_err(|source| StartError::Listen { listen: address.to_string(), source })
+}
+
+/// Listens for whoever scrapes the metrics; returns the address too.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn metrics(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    bind(address).map_err(|source| StartError::MetricsListen { listen: address.to_string(), source })
+}
+
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart does not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(LISTEN_BACKLOG)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// The socket's file; removed when dropped.

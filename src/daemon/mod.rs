@@ -3,6 +3,8 @@
 
 pub mod descriptors;
 pub mod listen;
+pub mod metrics;
+pub mod metrics_text;
 pub mod monitor;
 pub mod procfs;
 pub mod reaper;
@@ -41,6 +43,14 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The metrics address cannot be listened on.
+    #[error("cannot listen on {listen} for the metrics: {}", metrics_advice(source))]
+    MetricsListen {
+        /// The address.
+        listen: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The admin socket cannot be made.
     #[error("cannot make the admin socket {}: {problem}; choose another with --admin-socket", path.display())]
     AdminSocket {
@@ -71,6 +81,14 @@ fn listen_advice(error: &io::Error) -> String {
         "not allowed; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_owned()
     } else {
         error.to_string()
+    }
+}
+
+fn metrics_advice(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        "another program listens there; choose another server.metrics_listen".to_owned()
+    } else {
+        format!("{error}; choose another server.metrics_listen")
     }
 }
 
@@ -119,6 +137,7 @@ async fn serve(
     let epoch = Epoch::from_random(epoch);
     descriptors::make_room(&config.limits);
     let (tcp, address) = listen::tcp(config.server.listen)?;
+    let metrics_page = config.server.metrics_listen.map(listen::metrics).transpose()?;
     let (unix, socket_file) = listen::unix(&config.server.admin_socket)?;
     let core = Core::new(epoch, config.limits.clone(), config.memory.clone(), config.shutdown.clone());
     let mut procfs = Procfs::open();
@@ -129,6 +148,10 @@ async fn serve(
     // The start list; `shutdown` takes it down from the bottom.
     upkeep.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));
     upkeep.spawn(monitor::run(Arc::clone(&core), upkeep.clone(), monitor, procfs));
+    if let Some((listener, address)) = metrics_page {
+        log::info!("metrics at http://{address}{}", metrics::PATH);
+        upkeep.spawn(metrics::run(Arc::clone(&core), listener, upkeep.clone()));
+    }
     core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Unix(unix)));
     core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Tcp(tcp)));
     log::info!("admin socket {}", config.server.admin_socket.display());
