@@ -327,7 +327,7 @@ mod tests {
 
     use super::*;
     use crate::base::event::Epoch;
-    use crate::base::limits::{Limits, METRICS_PAGE_BYTES_MAX, Shutdown};
+    use crate::base::limits::{Limits, METRICS_PAGE_BYTES_MAX, Memory, Shutdown};
     use crate::base::reason::EndReason;
     use crate::hub::accounts::Account;
     use crate::server::Core;

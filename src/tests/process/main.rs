@@ -20,6 +20,8 @@ mod descriptors;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod overflow;
 #[cfg(test)]
 mod pressure;
