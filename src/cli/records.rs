@@ -81,8 +81,8 @@ pub(crate) fn ended_json(ended: &v1::Ended) -> Value {
 }
 
 pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
-    let ended = |count: &v1::ReasonCount| json!({"reason": reason_name(count.reason), "streams": count.streams, "sessions": count.sessions});
     let account = |account: &v1::Account| json!({"holder": account.holder, "count": account.count, "bytes": account.bytes});
+    let ended = |count: &v1::ReasonCount| json!({"reason": reason_name(count.reason), "streams": count.streams, "sessions": count.sessions});
     json!({
         "version": status.version,
         "epoch": status.epoch,
@@ -102,25 +102,25 @@ pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
         "tails_bytes_max": status.tails_bytes_max,
         "rss_bytes": status.rss_bytes,
         "threads": status.threads,
-        "threads_max": status.threads_max,
         "descriptors": status.descriptors,
+        "pressure": pressure_name(status.pressure),
+        "memory": memory_json(&status.memory.unwrap_or_default()),
+        "accounts": status.accounts.iter().map(account).collect::<Vec<_>>(),
+        "threads_max": status.threads_max,
         "descriptors_max": status.descriptors_max,
         "loop_lag_s": duration_of(status.loop_lag).as_secs_f64(),
         "loop_lag_max_s": duration_of(status.loop_lag_max).as_secs_f64(),
-        "pressure": pressure_name(status.pressure),
-        "memory": status.memory.as_ref().map(memory_json),
-        "accounts": status.accounts.iter().map(account).collect::<Vec<_>>(),
         "logins": status.logins,
+        "accept_errors": status.accept_errors,
         "logins_refused": status.logins_refused,
         "streams_refused": status.streams_refused,
         "connections_refused": status.connections_refused,
         "connections_abusive": status.connections_abusive,
-        "accept_errors": status.accept_errors,
         "ended": status.ended.iter().map(ended).collect::<Vec<_>>(),
     })
 }
 
-fn memory_json(memory: &v1::MemoryStatus) -> Value {
+pub(crate) fn memory_json(memory: &v1::MemoryStatus) -> Value {
     json!({
         "budget_bytes": memory.budget_bytes,
         "ceiling_bytes": memory.ceiling_bytes,
@@ -171,6 +171,27 @@ fn rung_name(number: i32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_field_of_the_status_is_in_its_document() {
+        let account = v1::Account { holder: "tails".to_owned(), count: 1, bytes: 2 };
+        let document = status_json(&v1::ServerStatus { accounts: vec![account], ..Default::default() });
+        let proto = include_str!("../../proto/streamward/v1/admin.proto");
+        for (message, found) in [
+            ("ServerStatus", &document),
+            ("MemoryStatus", &document["memory"]),
+            ("Account", &document["accounts"][0]),
+        ] {
+            let (_, rest) = proto.split_once(&format!("message {message} {{\n")).unwrap();
+            let fields = rest.split_once("\n}").unwrap().0.lines().filter_map(|line| line.split_once(" = "));
+            let names: Vec<&str> = fields.filter_map(|(field, _)| field.split(' ').next_back()).collect();
+            assert!(names.len() >= 3, "{message}: {names:?}");
+            for name in names {
+                let is_there = found.get(name).or_else(|| found.get(format!("{name}_s")));
+                assert!(is_there.is_some(), "{message}.{name} is not in {found}");
+            }
+        }
+    }
 
     #[test]
     fn reasons_have_names_even_those_of_a_later_version() {

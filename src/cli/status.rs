@@ -101,7 +101,6 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
     let line = |label: &str, text: String| format!("{} {text}", paint.dim(&format!("{label:<9}")));
     let phase = phase_name(status.phase).to_lowercase();
     let uptime = show_duration(duration_of(status.uptime));
-    let tails = format!("{} of {}", show_bytes(status.tails_bytes), show_bytes(status.tails_bytes_max));
     let mut lines = vec![
         line(
             "server",
@@ -128,18 +127,27 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
                 status.publishes_refused,
             ),
         ),
-        line(
-            "memory",
-            format!(
-                "{} resident, tails {tails}, pressure {}",
-                show_bytes(status.rss_bytes),
-                pressure_name(status.pressure).to_lowercase(),
-            ),
-        ),
-        line("", memory_text(status)),
-        line("process", process_text(status)),
-        line("so far", totals_text(status)),
+        line("pressure", pressure_text(status)),
+        line("memory", memory_text(status)),
     ];
+    for (at, accounts) in account_texts(&status.accounts).into_iter().enumerate() {
+        lines.push(line(if at == 0 { "accounts" } else { "" }, accounts));
+    }
+    lines.push(line("process", process_text(status)));
+    lines.push(line(
+        "so far",
+        format!("{}, {}", count(status.logins, "login"), count(status.accept_errors, "accept error")),
+    ));
+    lines.push(line(
+        "refused",
+        format!(
+            "{}, {}, {}; {} cut for abuse",
+            count(status.logins_refused, "login"),
+            count(status.streams_refused, "stream"),
+            count(status.connections_refused, "connection"),
+            status.connections_abusive,
+        ),
+    ));
     for (at, ended) in status.ended.iter().enumerate() {
         let reason = reason_name(ended.reason).unwrap_or_default();
         let counts = format!("{}, {}", count(ended.streams, "stream"), count(ended.sessions, "session"));
@@ -148,39 +156,66 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// Threads, descriptors, and whether the loop keeps up.
-fn process_text(status: &v1::ServerStatus) -> String {
+/// `high, 90% used: 180 MiB of 200 MiB, budget 256 MiB`; the level alone while nobody has measured.
+fn pressure_text(status: &v1::ServerStatus) -> String {
+    let level = pressure_name(status.pressure).to_lowercase();
+    let Some((memory, percent)) = used_percent(status) else { return level };
     format!(
-        "{} of {}, {} of {}, loop lag {} (worst of the last minute {})",
-        count(status.threads, "thread"),
-        status.threads_max,
-        count(status.descriptors, "descriptor"),
-        if status.descriptors_max == 0 { "any".to_owned() } else { status.descriptors_max.to_string() },
-        show_duration(duration_of(status.loop_lag)),
-        show_duration(duration_of(status.loop_lag_max)),
-    )
-}
-
-/// What was taken and refused since the start.
-fn totals_text(status: &v1::ServerStatus) -> String {
-    format!(
-        "{}, {} refused, {} refused, {}",
-        count(status.logins, "login"),
-        status.logins_refused,
-        count(status.streams_refused, "stream"),
-        count(status.accept_errors, "accept error"),
-    )
-}
-
-/// What the level is judged by.
-fn memory_text(status: &v1::ServerStatus) -> String {
-    let memory = status.memory.unwrap_or_default();
-    format!(
-        "{} used of {} (budget {}), {} by its own count",
+        "{level}, {percent}% used: {} of {}, budget {}",
         show_bytes(memory.used_bytes),
         show_bytes(memory.ceiling_bytes),
         show_bytes(memory.budget_bytes),
-        show_bytes(memory.accounts_bytes),
+    )
+}
+
+/// What is used of the ceiling, when there is one.
+fn used_percent(status: &v1::ServerStatus) -> Option<(v1::MemoryStatus, u128)> {
+    let memory = status.memory.filter(|memory| memory.ceiling_bytes > 0)?;
+    Some((memory, u128::from(memory.used_bytes) * 100 / u128::from(memory.ceiling_bytes)))
+}
+
+fn memory_text(status: &v1::ServerStatus) -> String {
+    let (tails, tails_max) = (show_bytes(status.tails_bytes), show_bytes(status.tails_bytes_max));
+    let resident = show_bytes(status.rss_bytes);
+    let accounts_bytes = status.memory.map_or(0, |memory| memory.accounts_bytes);
+    let accounted = match accounts_bytes {
+        0 => String::new(),
+        bytes => format!(", {} accounted for", show_bytes(bytes)),
+    };
+    format!("{resident} resident, tails {tails} of {tails_max}{accounted}")
+}
+
+/// Holders that hold something, the biggest first, in lines of bounded length.
+fn account_texts(accounts: &[v1::Account]) -> Vec<String> {
+    /// Columns of text beside the label.
+    const COLUMNS: usize = 90;
+    let mut holders: Vec<&v1::Account> = accounts.iter().filter(|account| account.bytes > 0).collect();
+    holders.sort_by_key(|account| std::cmp::Reverse(account.bytes));
+    let mut lines: Vec<String> = Vec::new();
+    for account in holders {
+        let text = format!("{} {} ({})", clean(&account.holder), show_bytes(account.bytes), account.count);
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + text.len() <= COLUMNS => {
+                line.push_str(", ");
+                line.push_str(&text);
+            }
+            Some(_) | None => lines.push(text),
+        }
+    }
+    lines
+}
+
+fn process_text(status: &v1::ServerStatus) -> String {
+    // 0 is no limit, or nobody knows it.
+    let of = |max: u64| if max == 0 { String::new() } else { format!(" of {max}") };
+    format!(
+        "{}{}, {}{}, loop lag {} (worst {})",
+        count(status.threads, "thread"),
+        of(u64::from(status.threads_max)),
+        count(status.descriptors, "descriptor"),
+        of(status.descriptors_max),
+        show_duration(duration_of(status.loop_lag)),
+        show_duration(duration_of(status.loop_lag_max)),
     )
 }
 
@@ -198,8 +233,9 @@ fn watch_line(status: &v1::ServerStatus, before: Option<&v1::ServerStatus>) -> S
             rate(status.events_delivered, before.events_delivered),
         )
     });
+    let used = used_percent(status).map_or_else(String::new, |(_, percent)| format!(" at {percent}%"));
     format!(
-        "{} up {}: {}, {}, {}, #{}{rates}, {}, pressure {}",
+        "{} up {}: {}, {}, {}, #{}{rates}, {}, pressure {}{used}",
         phase_name(status.phase).to_lowercase(),
         show_duration(duration_of(status.uptime)),
         count(status.connections, "connection"),
@@ -253,6 +289,65 @@ mod tests {
         let lines = status_lines(&status(61, 1, 1), output.paint);
         assert_eq!(lines[0], "server    0.1.0 running, up 1m01s, epoch e");
         assert_eq!(lines.last().unwrap(), "ended     SESSION_LOGGED_OUT: 2 streams, 1 session");
+    }
+
+    #[test]
+    fn the_status_says_what_is_used_of_what() {
+        const MIB: u64 = 1024 * 1024;
+        let (output, _, _) = captured(false);
+        let account = |holder: &str, count, bytes| v1::Account { holder: holder.to_owned(), count, bytes };
+        let mut full = v1::ServerStatus {
+            pressure: v1::Pressure::High.into(),
+            memory: Some(v1::MemoryStatus {
+                budget_bytes: 256 * MIB,
+                ceiling_bytes: 200 * MIB,
+                used_bytes: 181 * MIB,
+                accounts_bytes: 40 * MIB,
+                ..Default::default()
+            }),
+            accounts: vec![
+                account("sessions", 3, 3072),
+                account("nothing", 9, 0),
+                account("tails", 2, 12 * MIB),
+                account("streams: receipts and notices", 7, 2048),
+                account("connections: h2 buffers", 5, 1024),
+            ],
+            threads_max: 2,
+            descriptors_max: 1088,
+            loop_lag: Some(prost_types::Duration { seconds: 0, nanos: 2_000_000 }),
+            loop_lag_max: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            logins_refused: 1,
+            connections_abusive: 4,
+            ..status(61, 1, 1)
+        };
+        let lines = status_lines(&full, output.paint);
+        for expected in [
+            "pressure  high, 90% used: 181 MiB of 200 MiB, budget 256 MiB",
+            "memory    2 MiB resident, tails 0 B of 0 B, 40 MiB accounted for",
+            "accounts  tails 12 MiB (2), sessions 3 KiB (3), streams: receipts and notices 2 KiB (7)",
+            "          connections: h2 buffers 1 KiB (5)",
+            "process   1 thread of 2, 0 descriptors of 1088, loop lag 2ms (worst 1.5s)",
+            "refused   1 login, 0 streams, 0 connections; 4 cut for abuse",
+        ] {
+            assert!(lines.iter().any(|line| line == expected), "no {expected:?} in {lines:#?}");
+        }
+        assert!(
+            watch_line(&full, None).ends_with("2 MiB, pressure high at 90%"),
+            "{}",
+            watch_line(&full, None)
+        );
+        full.memory = None;
+        assert!(status_lines(&full, output.paint).iter().any(|line| line == "pressure  high"));
+        assert!(watch_line(&full, None).ends_with("pressure high"));
+    }
+
+    #[test]
+    fn one_screen_is_enough() {
+        let (output, _, _) = captured(false);
+        let account =
+            v1::Account { holder: "streams: first of each connection".to_owned(), count: 1, bytes: 1 };
+        let most = v1::ServerStatus { accounts: vec![account; 20], ..status(1, 1, 1) };
+        assert!(status_lines(&most, output.paint).len() <= 24);
     }
 
     #[test]

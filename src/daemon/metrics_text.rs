@@ -333,7 +333,8 @@ mod tests {
     use crate::server::Core;
 
     fn facts() -> ServerFacts {
-        let core = Core::new(Epoch("e\"\\\n".into()), Limits::default(), Memory::default(), Shutdown::default());
+        let core =
+            Core::new(Epoch("e\"\\\n".into()), Limits::default(), Memory::default(), Shutdown::default());
         let mut facts = core.facts();
         facts.accounts = vec![
             Account { holder: "tails", count: 3, bytes: 4096 },
