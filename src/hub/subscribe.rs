@@ -133,6 +133,7 @@ impl Hub {
     /// most one, so this costs a constant time per removed cursor.
     fn forget_references(&mut self, topic: u32) {
         let Some(topic) = self.topics.get_mut(topic) else { return };
+        topic.give_back();
         if topic.behind.len() <= 32 + 2 * topic.cursors as usize {
             return;
         }

@@ -32,6 +32,20 @@ pub struct TopicState {
     older: Option<u32>,
 }
 
+impl TopicState {
+    /// Shrinks the lists that a crowd of followers made long, once few of it are left. Each shrinking follows as many
+    /// removals as it moves entries.
+    pub(super) fn give_back(&mut self) {
+        let enough = 2 * self.cursors as usize;
+        if self.waiting.capacity() > 2 * enough {
+            self.waiting.shrink_to(enough);
+        }
+        if self.behind.capacity() > 64 + 4 * enough {
+            self.behind.shrink_to(enough);
+        }
+    }
+}
+
 /// All topics.
 #[derive(Debug, Default)]
 pub struct Topics {
@@ -274,6 +288,30 @@ mod tests {
         assert_eq!(topics.find(&topic("b")), None);
         assert!(topics.find(&topic("a")).is_some() && topics.find(&topic("c")).is_some());
         assert_eq!(topics.get(slot).unwrap().tail.gone_through(), 2);
+    }
+
+    #[test]
+    fn what_a_crowd_of_followers_needed_goes_back_when_it_has_left() {
+        let mut topics = Topics::default();
+        let slot = topics.find_or_insert(&topic("a"), 1).unwrap();
+        let state = topics.get_mut(slot).unwrap();
+        for stream in 0..1000 {
+            let reference = CursorRef { stream, index: 0, number: u64::from(stream) };
+            state.waiting.push(reference);
+            state.behind.push(Reverse((0, reference)));
+            state.cursors += 1;
+        }
+        let held = |state: &TopicState| state.waiting.capacity() + state.behind.capacity();
+        state.give_back();
+        assert!(held(state) >= 2000, "nobody has left");
+        state.behind.clear();
+        while state.cursors > 0 {
+            state.cursors -= 1;
+            state.waiting.pop();
+            state.give_back();
+            assert_eq!(state.waiting.len(), state.cursors as usize);
+        }
+        assert!(held(state) <= 64, "{}", held(state));
     }
 
     #[test]
