@@ -55,6 +55,8 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod hub;
+#[cfg(any(test, fuzzing))]
+pub mod oracles;
 pub mod runtime;
 pub mod server;
 pub mod wire;

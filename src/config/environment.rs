@@ -7,6 +7,8 @@ use crate::config::value::Raw;
 
 /// What every variable of ours begins with.
 pub(crate) const PREFIX: &str = "STREAMWARD_";
+/// What an error says instead of a value that cannot be printed.
+pub(crate) const NOT_UTF8: &str = "bytes that are not UTF-8";
 /// Tells the client commands where the hub is; no key of the server's.
 const CLIENT_VARIABLE: &str = "STREAMWARD_SERVER";
 
@@ -36,7 +38,7 @@ pub(crate) fn apply(loading: &mut Loading, environment: &[(String, String)]) {
         let place = Place::Variable(name.clone());
         match keys::of_variable(name) {
             Some(key) if value.contains(char::REPLACEMENT_CHARACTER) => {
-                loading.set(key.name, &Raw::Other, "bytes that are not UTF-8", place);
+                loading.set(key.name, &Raw::Other, NOT_UTF8, place);
             }
             Some(key) => loading.set(key.name, &Raw::Bare(value), value, place),
             None => {

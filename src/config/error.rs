@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use crate::base::bill::size_text;
 
+/// Longest part of a wrong name or value that an error repeats, in characters.
+const GIVEN_CHARS_MAX: usize = 60;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -57,7 +60,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// A section that does not exist.
-    #[error("{place}: there is no section {name}; {}", advice(.nearest.as_deref()))]
+    #[error("{place}: there is no section {}; {}", repeat(.name), advice(.nearest.as_deref()))]
     UnknownSection {
         /// Where it is.
         place: Place,
@@ -67,7 +70,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A key that does not exist.
-    #[error("{place}: there is no key {name}; {}", advice(.nearest.as_deref()))]
+    #[error("{place}: there is no key {}; {}", repeat(.name), advice(.nearest.as_deref()))]
     UnknownKey {
         /// Where it is.
         place: Place,
@@ -77,7 +80,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A variable of ours that sets nothing.
-    #[error("{name}: there is no such variable; {}", advice(.nearest.as_deref()))]
+    #[error("{}: there is no such variable; {}", repeat(.name), advice(.nearest.as_deref()))]
     UnknownVariable {
         /// The variable.
         name: String,
@@ -91,7 +94,7 @@ pub enum ConfigError {
         place: Place,
         /// The key, for example `limits.lease`.
         key: &'static str,
-        /// What was given, cut when long.
+        /// What was given, as errors repeat it.
         given: String,
         /// What may be given.
         expected: String,
@@ -142,6 +145,26 @@ pub enum ConfigError {
         /// The budget in force.
         budget_bytes: u64,
     },
+}
+
+/// What was given, as errors repeat it: never a second line, nor a screenful.
+pub(crate) fn repeat(given: &str) -> String {
+    if given.is_empty() {
+        return "empty".to_owned();
+    }
+    let mut repeated = String::new();
+    let mut chars = given.chars();
+    for char in chars.by_ref().take(GIVEN_CHARS_MAX) {
+        if char.is_control() {
+            repeated.extend(char.escape_default());
+        } else {
+            repeated.push(char);
+        }
+    }
+    if chars.next().is_some() {
+        repeated.push('…');
+    }
+    repeated
 }
 
 fn advice(nearest: Option<&str>) -> String {

@@ -1,12 +1,13 @@
 //! The TOML file, read strictly and with the place of every value.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use crate::config::error::{ConfigError, Place};
+use crate::config::error::{ConfigError, Place, repeat};
 use crate::config::keys;
 use crate::config::loading::Loading;
 use crate::config::value::Raw;
@@ -14,8 +15,8 @@ use crate::config::value::Raw;
 type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
 
 /// Sets every key of the file; false when it could not be read at all.
-pub(crate) fn apply(loading: &mut Loading, path: &Path) -> bool {
-    let text = match std::fs::read_to_string(path) {
+pub(crate) fn apply(loading: &mut Loading, path: &Path, text: io::Result<String>) -> bool {
+    let text = match text {
         Ok(text) => text,
         Err(error) => {
             loading.errors.push(ConfigError::Unreadable { path: path.into(), problem: error.to_string() });
@@ -54,7 +55,7 @@ fn apply_section(
     let given = source.text.get(value.span()).unwrap_or_default();
     let Some(table) = value.get_ref().as_table() else {
         let expected = format!("[{known}] on a line of its own, once, and its keys below");
-        let given = given.to_owned();
+        let given = repeat(given);
         loading.errors.push(ConfigError::Invalid { place, key: known, given, expected });
         return;
     };

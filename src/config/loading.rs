@@ -1,12 +1,9 @@
 //! A configuration on its way: the values so far, where each came from, and what was wrong.
 
-use crate::config::error::{ConfigError, ConfigErrors, Place};
+use crate::config::error::{ConfigError, ConfigErrors, Place, repeat};
 use crate::config::keys::{KEYS, Key};
 use crate::config::value::{Raw, assign, expected};
 use crate::config::{Config, keys};
-
-/// Longest part of a wrong value that an error repeats, in characters.
-const GIVEN_CHARS_MAX: usize = 60;
 
 pub(crate) struct Loading {
     pub(crate) config: Config,
@@ -33,7 +30,7 @@ impl Loading {
             self.errors.push(ConfigError::Invalid {
                 place: place.clone(),
                 key: key.name,
-                given: cut(given),
+                given: repeat(given),
                 expected: expected(key),
             });
         }
@@ -58,13 +55,5 @@ impl Loading {
 
     pub(crate) fn finish(self) -> Result<Config, ConfigErrors> {
         if self.errors.is_empty() { Ok(self.config) } else { Err(ConfigErrors(self.errors)) }
-    }
-}
-
-fn cut(given: &str) -> String {
-    match given.char_indices().nth(GIVEN_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &given[..end]),
-        None if given.is_empty() => "empty".to_owned(),
-        None => given.to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::ADMIN_SOCKET_DEFAULT;
+use crate::config::value::socket_path;
 
 /// What a machine has when it does not say: the Pi the defaults are for.
 const MEM_TOTAL_BYTES_UNKNOWN: u64 = 1024 * 1024 * 1024;
@@ -31,8 +32,10 @@ impl Machine {
         if self.has_runtime_directory || self.uid == Some(0) {
             return ADMIN_SOCKET_DEFAULT.into();
         }
-        if let Some(directory) = xdg_runtime_dir.map(Path::new).filter(|path| path.is_absolute()) {
-            return directory.join("streamward/admin.sock");
+        let in_directory =
+            xdg_runtime_dir.map(|directory| Path::new(directory).join("streamward/admin.sock"));
+        if let Some(path) = in_directory.filter(|path| path.to_str().and_then(socket_path).is_some()) {
+            return path;
         }
         let user = self.uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
         Path::new("/tmp").join(format!("streamward-{user}")).join("admin.sock")
@@ -75,7 +78,11 @@ mod tests {
         assert_eq!(path(&machine(false, Some(0)), None), ADMIN_SOCKET_DEFAULT);
         let user = machine(false, Some(1000));
         assert_eq!(path(&user, Some("/run/user/1000")), "/run/user/1000/streamward/admin.sock");
-        assert_eq!(path(&user, Some("relative")), "/tmp/streamward-1000/admin.sock");
+        // What no socket can have is as good as unset: the hub starts, and the commands look there too.
+        let long = format!("/{}", "x".repeat(107));
+        for unusable in ["relative", &long, "/run/\u{fffd}"] {
+            assert_eq!(path(&user, Some(unusable)), "/tmp/streamward-1000/admin.sock");
+        }
         assert_eq!(path(&user, None), "/tmp/streamward-1000/admin.sock");
         assert_eq!(path(&machine(false, None), None), "/tmp/streamward-unknown/admin.sock");
     }

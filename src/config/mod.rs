@@ -8,14 +8,15 @@ mod check;
 mod environment;
 mod error;
 mod file;
-mod keys;
+pub(crate) mod keys;
 mod loading;
-mod machine;
-mod reference;
+pub(crate) mod machine;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
-mod value;
+pub(crate) mod value;
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ use log::LevelFilter;
 
 use crate::base::bill;
 use crate::base::limits::{Limits, Memory, Shutdown};
+use crate::config::environment::NOT_UTF8;
 use crate::config::loading::Loading;
 use crate::config::machine::Machine;
 use crate::config::value::Raw;
@@ -139,12 +141,23 @@ fn load_on(
     environment: impl IntoIterator<Item = (String, String)>,
     flags: &Flags,
 ) -> Result<Config, ConfigErrors> {
+    let file = file.map(|path| (path, std::fs::read_to_string(path)));
+    load_read(machine, file, environment, flags)
+}
+
+/// [`load_on`] with what reading the file gave.
+pub(crate) fn load_read(
+    machine: &Machine,
+    file: Option<(&Path, io::Result<String>)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &Flags,
+) -> Result<Config, ConfigErrors> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let mut loading = Loading::new();
     let runtime_directory = environment::variable(&environment, "XDG_RUNTIME_DIR");
     loading.config.server.admin_socket = machine.admin_socket(runtime_directory);
 
-    let file_was_read = file.is_none_or(|path| file::apply(&mut loading, path));
+    let file_was_read = file.is_none_or(|(path, text)| file::apply(&mut loading, path, text));
     environment::apply(&mut loading, &environment);
     apply_flags(&mut loading, flags);
     if file_was_read {
@@ -159,7 +172,10 @@ fn apply_flags(loading: &mut Loading, flags: &Flags) {
         loading.set("server.listen", &Raw::Bare(listen), listen, Place::Flag("--listen"));
     }
     if let Some(path) = &flags.admin_socket {
-        let given = path.to_string_lossy();
-        loading.set("server.admin_socket", &Raw::Bare(&given), &given, Place::Flag("--admin-socket"));
+        let place = Place::Flag("--admin-socket");
+        match path.to_str() {
+            Some(path) => loading.set("server.admin_socket", &Raw::Bare(path), path, place),
+            None => loading.set("server.admin_socket", &Raw::Other, NOT_UTF8, place),
+        }
     }
 }

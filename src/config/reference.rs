@@ -19,7 +19,12 @@ const COLUMNS_MAX: usize = 110;
 /// The whole default configuration as TOML, with a comment on each key.
 #[must_use]
 pub fn reference() -> String {
-    let mut config = Config::default();
+    written(&Config::default())
+}
+
+/// A configuration in the reference's form.
+pub(crate) fn written(config: &Config) -> String {
+    let mut config = config.clone();
     let mut lines = vec![HEAD.trim_end().to_owned()];
     for (section, about) in SECTIONS {
         lines.extend([String::new(), format!("# {about}"), format!("[{section}]")]);

@@ -1,5 +1,7 @@
 //! Whole configurations: every source, every rule, every message.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use super::*;
@@ -238,10 +240,38 @@ fn variables_and_flags_are_named_in_their_errors() {
     assert!(lines[0].starts_with("--listen: server.listen cannot be here; write an address"), "{text}");
     assert!(lines[1].starts_with("--admin-socket: server.admin_socket cannot be x"), "{text}");
     assert_eq!(lines.len(), 2);
+    let lost: PathBuf = OsStr::from_bytes(b"/run/\xff.sock").into();
+    let text =
+        read("", &[], &Flags { admin_socket: Some(lost), ..Flags::default() }).unwrap_err().to_string();
+    assert!(
+        text.starts_with("--admin-socket: server.admin_socket cannot be bytes that are not UTF-8"),
+        "{text}"
+    );
     assert!(errors("", &[("STREAMWARD_LIMITS_LEASE", "9\u{fffd}")])[0].contains("not UTF-8"));
     assert!(errors("", &[("STREAMWARD_LIMITS_LEASE", "")])[0].contains("cannot be empty"));
     assert!(errors("", &[("STREAMWARD_", "1")])[0].contains("there is no such variable"));
     assert!(read("", &[("STREAMWARD_SERVER", "pi:50051")], &Flags::default()).is_ok(), "a client's");
+}
+
+#[test]
+fn every_error_is_one_line_of_bounded_length() {
+    let long = "x\ny\u{1b}[2J".repeat(500);
+    let value = format!("\"\"\"{long}\"\"\"").replace('\u{1b}', "\\u001b");
+    let name = value.replace("\"\"\"", "\"").replace('\n', "\\n");
+    for file in [
+        format!("[log]\nlevel = {value}\n"),
+        format!("log = {value}\n"),
+        format!("log = [\n{}]\n", "1,\n".repeat(500)),
+        format!("{name} = 1\n"),
+        format!("[log]\n{name} = 1\n"),
+    ] {
+        let error = one_error(&file);
+        assert!(!error.contains(char::is_control) && error.len() < 1000, "{error}");
+    }
+    for name in [format!("STREAMWARD_{long}"), "STREAMWARD_LOG_LEVEL".to_owned()] {
+        let error = &errors("", &[(&name, &long)])[0];
+        assert!(!error.contains(char::is_control) && error.len() < 1000, "{error}");
+    }
 }
 
 #[test]

@@ -137,16 +137,33 @@ pub(crate) fn literal(key: &Key, config: &mut Config) -> String {
     let text = shown(key, config);
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_bare = matches!(key.field, Field::Switch(_)) || is_number;
-    if is_bare { text } else { format!("{text:?}") }
+    if is_bare { text } else { quoted(&text) }
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            _ if char.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => quoted.push(char),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 fn optional_address(text: &str) -> Option<Option<SocketAddr>> {
     if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
 }
 
-fn socket_path(text: &str) -> Option<&Path> {
+/// The text as a path that a socket can have. U+FFFD stands for bytes that were lost on the way.
+pub(crate) fn socket_path(text: &str) -> Option<&Path> {
     let path = Path::new(text);
-    let is_usable = path.is_absolute() && text.len() <= SOCKET_PATH_BYTES_MAX && !text.contains('\0');
+    let is_usable = path.is_absolute()
+        && text.len() <= SOCKET_PATH_BYTES_MAX
+        && !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
     is_usable.then_some(path)
 }
 
@@ -223,6 +240,18 @@ mod tests {
             (Raw::Other, None),
         ] {
             assert_eq!(bytes(&raw), expected);
+        }
+    }
+
+    #[test]
+    fn any_path_reads_back_as_written() {
+        let key = crate::config::keys::find("server.admin_socket").unwrap().1;
+        for path in ["/run/x.sock", "/a \"b\" \\c", "/a\n\t\u{1}\u{7f}\u{85}", "/\u{e4}\u{1f600}'"] {
+            let mut config = Config::default();
+            assign(key, &mut config, &Raw::Bare(path)).unwrap();
+            let line = format!("x = {}", literal(key, &mut config));
+            let read = toml::de::DeTable::parse(&line).unwrap();
+            assert_eq!(read.get_ref()["x"].get_ref().as_str(), Some(path), "{line}");
         }
     }
 

@@ -20,7 +20,7 @@ const NAME_INDEX: u8 = 1;
 
 /// Walks one connection's bytes from its first.
 #[derive(Debug)]
-pub(super) struct AuthorityFilter {
+pub(crate) struct AuthorityFilter {
     frame: Frame,
     field: Field,
 }
@@ -87,12 +87,12 @@ enum Text {
 }
 
 impl AuthorityFilter {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { frame: Frame::Skip(PREFACE_BYTES), field: Field::Start }
     }
 
     /// Passes what was read, in place.
-    pub(super) fn pass(&mut self, bytes: &mut [u8]) {
+    pub(crate) fn pass(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             // Payloads of other frames are passed in one step.

@@ -13,7 +13,7 @@ pub mod status;
 mod admin;
 mod admission;
 mod auth;
-mod authority;
+pub(crate) mod authority;
 mod call;
 mod health;
 mod inbound;

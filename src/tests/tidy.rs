@@ -75,7 +75,7 @@ fn file_findings(name: &str, text: &str) -> Vec<String> {
     let floor = place.split('/').next().unwrap_or(place);
     // A module of tests in a file of its own.
     let is_test = place.ends_with("/tests") || place.contains("/tests/");
-    if is_test || matches!(floor, "tests" | "bench") {
+    if is_test || matches!(floor, "tests" | "bench" | "oracles" | "fuzz") {
         return findings;
     }
     let production = production(text);
