@@ -352,7 +352,9 @@ pub(crate) fn nearest_variable(name: &str) -> Option<String> {
 /// The answer whose text takes the fewest edits to become `wanted`, when those are few enough to be a slip.
 fn nearest<'a>(wanted: &str, candidates: impl Iterator<Item = (&'a str, String)>) -> Option<String> {
     let few = (wanted.len() / 3).clamp(1, 5);
-    let scored = candidates.map(|(text, answer)| (edits(wanted, text), answer));
+    // Each byte of difference in length is an edit: a name of any length costs little.
+    let near = candidates.filter(|(text, _)| text.len().abs_diff(wanted.len()) <= few);
+    let scored = near.map(|(text, answer)| (edits(wanted, text), answer));
     scored.filter(|(edits, _)| *edits <= few).min_by_key(|(edits, _)| *edits).map(|(_, answer)| answer)
 }
 
