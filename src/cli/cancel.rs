@@ -52,7 +52,8 @@ pub(crate) async fn run(args: CancelArgs, output: &mut Output) -> Result<Exit, F
     Ok(Exit::Ok)
 }
 
-fn text(done: &v1::CancelResponse, dry_run: bool) -> String {
+/// What ended, or would.
+pub(crate) fn text(done: &v1::CancelResponse, dry_run: bool) -> String {
     format!(
         "{} {} and {}; {} untouched",
         if dry_run { "would end" } else { "ended" },

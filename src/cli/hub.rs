@@ -41,11 +41,18 @@ pub(crate) struct HubArgs {
 
 /// Where the hub's admin socket is.
 #[derive(Args, Debug)]
-pub(crate) struct AdminArgs {
+pub(crate) struct SocketArgs {
     /// The hub's admin socket [default: the first there is of /run/streamward/admin.sock,
     /// $XDG_RUNTIME_DIR/streamward/admin.sock and /tmp/streamward-UID/admin.sock]
     #[arg(long, value_name = "PATH", env = "STREAMWARD_SERVER_ADMIN_SOCKET", hide_env_values = true)]
     pub(crate) admin_socket: Option<PathBuf>,
+}
+
+/// Where the admin socket is, and how its answers are printed.
+#[derive(Args, Debug)]
+pub(crate) struct AdminArgs {
+    #[command(flatten)]
+    socket: SocketArgs,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -156,6 +163,13 @@ async fn discard(stream: Option<MessageStream>) {
 }
 
 impl AdminArgs {
+    /// Connects to the admin socket named or found.
+    pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
+        self.socket.connect().await
+    }
+}
+
+impl SocketArgs {
     /// Connects to the admin socket named or found.
     pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
         // An empty variable is as good as none.

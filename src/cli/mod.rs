@@ -24,6 +24,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod text;
+mod top;
 mod tree;
 
 use std::future::Future;
@@ -60,6 +61,7 @@ enum Command {
     Chat(chat::ChatArgs),
     Status(status::StatusArgs),
     Tree(tree::TreeArgs),
+    Top(top::TopArgs),
     Sessions(sessions::SessionsArgs),
     Streams(streams::StreamsArgs),
     Ended(ended::EndedArgs),
@@ -104,6 +106,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Chat(args) => block_on(chat::run(args, output)),
         Command::Status(args) => block_on(status::run(args, output)),
         Command::Tree(args) => block_on(tree::run(args, output)),
+        Command::Top(args) => block_on(top::run(args, output)),
         Command::Sessions(args) => block_on(sessions::run(args, output)),
         Command::Streams(args) => block_on(streams::run(args, output)),
         Command::Ended(args) => block_on(ended::run(args, output)),
@@ -127,7 +130,7 @@ impl Command {
             Self::Cancel(args) => args.admin.json,
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
-            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Completions(_) => false,
+            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Top(_) | Self::Completions(_) => false,
         }
     }
 }

@@ -32,6 +32,11 @@ impl Paint {
         Self { on: is_terminal && variable(environment, "NO_COLOR").is_none() && !is_dumb }
     }
 
+    /// Whether there are any.
+    pub(crate) fn is_on(self) -> bool {
+        self.on
+    }
+
     /// Less important.
     pub(crate) fn dim(self, text: &str) -> String {
         self.with("2", text)

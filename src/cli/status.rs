@@ -30,7 +30,8 @@ pub(crate) struct StatusArgs {
     pub(crate) admin: AdminArgs,
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+/// An interval within the contract's bounds.
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_millis(100) || interval > Duration::from_secs(3600) {
         return Err("an interval is between 100ms and 1h".to_owned());

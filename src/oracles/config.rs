@@ -113,6 +113,7 @@ fn check_error(error: &ConfigError, text: &[u8], given: &Given) {
         | ConfigError::UnknownKey { place, .. }
         | ConfigError::Conflict { place, .. }
         | ConfigError::OpenOnNetwork { place, .. }
+        | ConfigError::MetricsOnNetwork { place, .. }
         | ConfigError::OverBudget { place, .. } => drop(check_place(place, text, given, &told)),
     }
 }
