@@ -171,14 +171,18 @@ impl AdminArgs {
 
 impl SocketArgs {
     /// Connects to the admin socket named or found.
-    pub(crate) async fn connect(&self) -> Result<Admin, Failure> {
+    async fn connect(&self) -> Result<Admin, Failure> {
+        Ok(Admin::connect(&self.path()?).await?)
+    }
+
+    /// The admin socket named or found.
+    pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
         // An empty variable is as good as none.
         let path = match self.admin_socket.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             Some(path) => path.clone(),
             None => find_socket(&candidates())?,
         };
-        let path = std::path::absolute(&path).unwrap_or(path);
-        Ok(Admin::connect(&path).await?)
+        Ok(std::path::absolute(&path).unwrap_or(path))
     }
 }
 

@@ -130,7 +130,9 @@ impl Command {
             Self::Cancel(args) => args.admin.json,
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
-            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Top(_) | Self::Completions(_) => false,
+            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Top(_) | Self::Completions(_) => {
+                false
+            }
         }
     }
 }

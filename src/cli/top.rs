@@ -19,6 +19,7 @@ mod table;
 mod tests;
 
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -83,25 +84,26 @@ pub(crate) async fn run(args: TopArgs, output: &mut Output) -> Result<Exit, Fail
              one screen with `streamward top --once`.",
         ));
     }
-    let admin = args.socket.connect().await?;
+    let path = args.socket.path()?;
+    let admin = Admin::connect(&path).await?;
     if args.once {
         return once(&admin, args.interval, output).await;
     }
     // A hub that refuses does so before the terminal is taken.
     admin.status().await?;
     let colours = output.paint.is_on();
-    Box::pin(live(&args, admin, colours)).await
+    Box::pin(live(args.interval, path, admin, colours)).await
 }
 
-async fn live(args: &TopArgs, admin: Admin, colours: bool) -> Result<Exit, Failure> {
+async fn live(interval: Duration, path: PathBuf, admin: Admin, colours: bool) -> Result<Exit, Failure> {
     let mut interrupt = Interrupt::new()?;
     let terminal = |error: io::Error| Failure::told(Exit::Io, format!("cannot use the terminal: {error}."));
     let mut resized = signal(SignalKind::window_change()).map_err(terminal)?;
-    let mut app = App::new(args.interval, colours);
+    let mut app = App::new(interval, colours);
     let (settings, wanted) = watch::channel(Settings { interval: app.interval, ended: false });
     let (asks, asked) = mpsc::channel(CHANNEL_MAX);
     let (told, mut news) = mpsc::channel(CHANNEL_MAX);
-    let feed = Feed { socket: &args.socket, settings: wanted, asks: asked, news: told }.run(admin);
+    let feed = Feed { path, settings: wanted, asks: asked, news: told }.run(admin);
     tokio::pin!(feed);
     let mut keys = Keys::new().map_err(terminal)?;
     let mut screen = Screen::take().map_err(terminal)?;

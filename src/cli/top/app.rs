@@ -63,7 +63,9 @@ pub(crate) enum Mode {
     Browse,
     Help,
     /// Typing a filter; the one before comes back with Escape.
-    Filter { before: String },
+    Filter {
+        before: String,
+    },
     Cancel(Cancel),
 }
 
@@ -222,7 +224,8 @@ impl App {
         let picture = Picture::new(look, Some(&self.picture));
         self.history.add(&self.picture.status, &picture.status);
         self.picture = picture;
-        let live: HashSet<&str> = self.picture.sessions.iter().map(|session| session.info.id.as_str()).collect();
+        let live: HashSet<&str> =
+            self.picture.sessions.iter().map(|session| session.info.id.as_str()).collect();
         self.view.folded.retain(|id| live.contains(id.as_str()));
         self.refresh();
     }
@@ -346,7 +349,9 @@ impl App {
     fn fold(&mut self) {
         let Some(Node::Session(session) | Node::Stream(session, _)) = self.selected_node() else { return };
         let id = session.info.id.clone();
-        let Some(Row::Session(at) | Row::Stream(at, _)) = self.rows.rows.get(self.selected).copied() else { return };
+        let Some(Row::Session(at) | Row::Stream(at, _)) = self.rows.rows.get(self.selected).copied() else {
+            return;
+        };
         if let Some(owner) = self.rows.rows.iter().position(|row| *row == Row::Session(at))
             && owner != self.selected
         {

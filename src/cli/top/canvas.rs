@@ -136,7 +136,9 @@ impl<'a> Pen<'a> {
 
     /// Writes one cell over what is there.
     pub(crate) fn put_one(&mut self, symbol: &str, style: Style) {
-        if self.room() > 0 && let Some(cell) = self.buffer.cell_mut((self.x, self.y)) {
+        if self.room() > 0
+            && let Some(cell) = self.buffer.cell_mut((self.x, self.y))
+        {
             cell.set_symbol(symbol).set_style(style);
             self.x += 1;
         }

@@ -73,7 +73,9 @@ fn header(app: &App, part: Rect, buffer: &mut Buffer) {
     let phase = v1::Phase::try_from(status.phase).unwrap_or_default();
     let style = match phase {
         v1::Phase::Running => styles.coloured(Color::Green),
-        v1::Phase::Unspecified | v1::Phase::Refusing | v1::Phase::Draining | v1::Phase::Aborting => styles.alarm(),
+        v1::Phase::Unspecified | v1::Phase::Refusing | v1::Phase::Draining | v1::Phase::Aborting => {
+            styles.alarm()
+        }
     };
     pen.put(&status.version, Style::new());
     pen.skip(2);
@@ -156,7 +158,9 @@ fn memory(app: &App, part: Rect, buffer: &mut Buffer) {
         [("E", memory.elevated_percent), ("H", memory.high_percent), ("C", memory.critical_percent)]
     {
         let x = scale(u64::from(at), 100, u64::from(field));
-        if at > 0 && let Ok(x) = u16::try_from(x) {
+        if at > 0
+            && let Ok(x) = u16::try_from(x)
+        {
             let mut pen = Pen::at(buffer, bar, 0);
             pen.skip(x.min(field.saturating_sub(1)));
             let reached = u64::from(at) <= percent;
@@ -185,7 +189,7 @@ fn rates(app: &App, part: Rect, buffer: &mut Buffer) {
     ];
     for (at, (name, rate, show)) in (0..).zip(parts) {
         let now = last.map_or_else(|| "?".to_owned(), |sample| show(rate(sample)));
-        let column = Rect { x: part.x + at * third, width: third.saturating_sub(1), ..part };
+        let column = Rect { x: part.x + at * third, width: third.saturating_sub(2), ..part };
         let (values, time) = app.history.newest(usize::from(column.width), rate);
         let mut pen = Pen::at(buffer, column, 0);
         pen.put(name, styles.bold());

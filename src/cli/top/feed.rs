@@ -1,5 +1,6 @@
 //! Looks at the hub, one per interval, and answers to what is asked, over a connection that comes back.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -7,7 +8,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::limits::ENDED_KEPT_MAX;
 use crate::cli::exit::end_text;
-use crate::cli::hub::SocketArgs;
 use crate::cli::top::app::{Ask, News};
 use crate::cli::top::picture::Look;
 use crate::client::{Admin, ClientError, StreamEnd};
@@ -29,14 +29,15 @@ pub(crate) struct Settings {
 
 /// The hub's side of `top`.
 #[derive(Debug)]
-pub(crate) struct Feed<'a> {
-    pub(crate) socket: &'a SocketArgs,
+pub(crate) struct Feed {
+    /// The admin socket.
+    pub(crate) path: PathBuf,
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) asks: mpsc::Receiver<Ask>,
     pub(crate) news: mpsc::Sender<News>,
 }
 
-impl Feed<'_> {
+impl Feed {
     /// Feeds until nobody listens.
     pub(crate) async fn run(mut self, admin: Admin) {
         let mut connected = Some(admin);
@@ -44,16 +45,16 @@ impl Feed<'_> {
         loop {
             let why = match connected.take() {
                 Some(admin) => {
+                    let why = self.follow(&admin).await;
                     tries = 0;
-                    self.follow(&admin).await
+                    why
                 }
-                None => match timeout(SILENCE_MAX, self.socket.connect()).await {
-                    Ok(Ok(admin)) => {
+                None => match heard(SILENCE_MAX, Admin::connect(&self.path)).await {
+                    Ok(admin) => {
                         connected = Some(admin);
                         continue;
                     }
-                    Ok(Err(failure)) => failure.to_string(),
-                    Err(_) => "no answer".to_owned(),
+                    Err(error) => lost(error),
                 },
             };
             if self.news.send(News::Lost(why, tries)).await.is_err() {
@@ -142,7 +143,9 @@ async fn heard<T>(
 /// Why, in a few words.
 fn lost(error: ClientError) -> String {
     match error {
-        ClientError::Refused { status, details } if details.is_some() => end_text(&StreamEnd::from_status(*status)),
+        ClientError::Refused { status, details } if details.is_some() => {
+            end_text(&StreamEnd::from_status(*status))
+        }
         ClientError::Refused { status, .. } => status.message().to_owned(),
         ClientError::Connect { why, .. } | ClientError::Transport { why } => why,
         ClientError::StreamEnded => "the hub ended the watch".to_owned(),

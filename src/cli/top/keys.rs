@@ -151,7 +151,11 @@ fn escape(bytes: &[u8]) -> Parsed {
 /// `ESC [`, parameters, and a last byte (ECMA-48, 5.4).
 fn sequence(bytes: &[u8]) -> Parsed {
     let Some(end) = bytes[2..].iter().position(|byte| !(0x20..0x40).contains(byte)) else {
-        return if bytes.len() > SEQUENCE_BYTES_MAX { Parsed::Unknown(bytes.len()) } else { Parsed::Incomplete };
+        return if bytes.len() > SEQUENCE_BYTES_MAX {
+            Parsed::Unknown(bytes.len())
+        } else {
+            Parsed::Incomplete
+        };
     };
     let (parameters, used) = (&bytes[2..2 + end], 3 + end);
     if bytes[2 + end] != b'~' {
@@ -306,7 +310,8 @@ mod tests {
             for _ in 0..40 {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let bytes = state.to_be_bytes();
-                let byte = if bytes[0] % 3 == 0 { b"\x1b[O~;12\xc3"[usize::from(bytes[1] % 9)] } else { bytes[1] };
+                let byte =
+                    if bytes[0] % 3 == 0 { b"\x1b[O~;12\xc3"[usize::from(bytes[1] % 8)] } else { bytes[1] };
                 decoder.push(&[byte]);
                 while decoder.next().is_some() {}
                 assert!(decoder.bytes.len() <= SEQUENCE_BYTES_MAX + 4);

@@ -44,9 +44,10 @@ pub(crate) fn lower(app: &App, part: Rect, buffer: &mut Buffer) {
             Some(node) => (format!(" {} ", node.id()), detail(&node, part.height.saturating_sub(1))),
             None => (" nothing is selected ".to_owned(), Vec::new()),
         },
-        Pane::Ended => {
-            (format!(" recent ends, {} ", grouped(app.picture.ended.len())), ended(app, part.height.saturating_sub(1)))
-        }
+        Pane::Ended => (
+            format!(" recent ends, {} ", grouped(app.picture.ended.len())),
+            ended(app, part.height.saturating_sub(1)),
+        ),
     };
     let mut pen = Pen::at(buffer, part, 0);
     pen.put("─", styles.dim());
@@ -84,7 +85,14 @@ fn session_detail(session: &Session) -> Vec<String> {
         format!("lease runs out in {} if nothing renews it", show_duration(duration_of(info.lease_left))),
         format!("{}, {}", count(info.streams, "stream"), delivered(&session.figures)),
         format!("largest lag {}", show_bytes(session.figures.lag_bytes)),
-        format!("uses {}", if info.connection_ids.is_empty() { "no connection".to_owned() } else { info.connection_ids.join(", ") }),
+        format!(
+            "uses {}",
+            if info.connection_ids.is_empty() {
+                "no connection".to_owned()
+            } else {
+                info.connection_ids.join(", ")
+            }
+        ),
     ];
     lines.extend(reason_name(info.ending).map(|reason| format!("ending: {reason}")));
     lines
@@ -152,13 +160,10 @@ fn ended(app: &App, lines: u16) -> Vec<String> {
 
 /// A box in the middle of the area, as large as fits; its inside.
 fn over(area: Rect, inner: (u16, u16), title: &str, buffer: &mut Buffer) -> Rect {
-    let (width, height) = (inner.0.saturating_add(4).min(area.width), inner.1.saturating_add(2).min(area.height));
-    let outer = Rect {
-        x: area.x + (area.width - width) / 2,
-        y: area.y + (area.height - height) / 2,
-        width,
-        height,
-    };
+    let (width, height) =
+        (inner.0.saturating_add(4).min(area.width), inner.1.saturating_add(2).min(area.height));
+    let outer =
+        Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     Clear.render(outer, buffer);
     let block = Block::bordered().title(title.to_owned());
     let inside = block.inner(outer);

@@ -72,7 +72,9 @@ impl Picture {
         let since = before.and_then(|before| Some((before, time_between(&before.status, &look.status)?)));
         let earlier: HashMap<&str, (&v1::StreamInfo, Duration)> = since
             .iter()
-            .flat_map(|(before, time)| before.streams().map(|stream| (stream.info.id.as_str(), (&stream.info, *time))))
+            .flat_map(|(before, time)| {
+                before.streams().map(|stream| (stream.info.id.as_str(), (&stream.info, *time)))
+            })
             .collect();
         let clock = clock(&look.status);
         let mut owned: HashMap<String, Vec<Stream>> = HashMap::new();
@@ -123,7 +125,8 @@ impl Stream {
         }
         // The laggards first: they are what one looks for.
         info.subscriptions.sort_by(|a, b| b.lag_bytes.cmp(&a.lag_bytes).then_with(|| a.topic.cmp(&b.topic)));
-        let lag_bytes = info.subscriptions.first().map_or(info.lag_bytes, |subscription| subscription.lag_bytes);
+        let lag_bytes =
+            info.subscriptions.first().map_or(info.lag_bytes, |subscription| subscription.lag_bytes);
         let before = earlier.get(info.id.as_str());
         let figures = Figures {
             lag_bytes,
@@ -166,7 +169,7 @@ fn sum(a: Option<Rate>, b: Option<Rate>) -> Option<Rate> {
 
 /// The server's clock when it answered, since the epoch of Unix: ours may differ.
 fn clock(status: &v1::ServerStatus) -> Option<Duration> {
-    Some(since_1970(status.started_at?)? + duration_of(status.uptime))
+    since_1970(status.started_at?)?.checked_add(duration_of(status.uptime))
 }
 
 fn since_1970(time: Timestamp) -> Option<Duration> {
@@ -188,7 +191,8 @@ fn plain_status(mut status: v1::ServerStatus) -> v1::ServerStatus {
 }
 
 fn plain_ended(mut ended: v1::Ended) -> v1::Ended {
-    for text in [&mut ended.id, &mut ended.user, &mut ended.client_name, &mut ended.note, &mut ended.asked_by] {
+    for text in [&mut ended.id, &mut ended.user, &mut ended.client_name, &mut ended.note, &mut ended.asked_by]
+    {
         *text = plain(text);
     }
     ended

@@ -95,7 +95,10 @@ impl History {
     pub(crate) fn newest(&self, max: usize, rate: impl Fn(&Sample) -> Rate) -> (Vec<u64>, Duration) {
         let skip = self.samples.len().saturating_sub(max);
         let samples = || self.samples.iter().skip(skip);
-        (samples().map(|sample| rate(sample).thousandths).collect(), samples().map(|sample| sample.time).sum())
+        (
+            samples().map(|sample| rate(sample).thousandths).collect(),
+            samples().fold(Duration::ZERO, |sum, sample| sum.saturating_add(sample.time)),
+        )
     }
 }
 
@@ -122,7 +125,7 @@ mod tests {
             (0, 8_200_000, 2000, "4.1M"),
             (9, 3, 1000, "0"),
             (0, 5, 0, "5000"),
-            (0, u64::MAX, 0, "18446744073709.5M"),
+            (0, u64::MAX, 0, "18446744073.7M"),
         ] {
             assert_eq!(Rate::between(before, now, Duration::from_millis(ms)).show(), text);
         }

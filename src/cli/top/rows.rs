@@ -89,8 +89,10 @@ pub(crate) fn rows(picture: &Picture, view: &View) -> Rows {
     for (at, session) in picture.sessions.iter().enumerate() {
         let whole = session_matches(session, &filter);
         let matching = session.streams.iter().enumerate();
-        let streams: Vec<usize> =
-            matching.filter(|(_, stream)| whole || stream_matches(stream, &filter)).map(|(at, _)| at).collect();
+        let streams: Vec<usize> = matching
+            .filter(|(_, stream)| whole || stream_matches(stream, &filter))
+            .map(|(at, _)| at)
+            .collect();
         if whole || !streams.is_empty() {
             sessions.push((at, streams));
         }
@@ -130,9 +132,13 @@ fn push(all: &mut Rows, row: Row) {
 
 fn compare_sessions(column: Column, a: &Session, b: &Session) -> Ordering {
     match column {
-        Column::User => a.info.user.cmp(&b.info.user).then_with(|| a.info.client_name.cmp(&b.info.client_name)),
+        Column::User => {
+            a.info.user.cmp(&b.info.user).then_with(|| a.info.client_name.cmp(&b.info.client_name))
+        }
         Column::Lease => duration_of(a.info.lease_left).cmp(&duration_of(b.info.lease_left)),
-        Column::Lag | Column::Delivered | Column::Rate | Column::Age => compare(column, &a.figures, &b.figures),
+        Column::Lag | Column::Delivered | Column::Rate | Column::Age => {
+            compare(column, &a.figures, &b.figures)
+        }
     }
 }
 
@@ -154,7 +160,10 @@ fn natural(id: &str) -> (usize, &str) {
 
 fn session_matches(session: &Session, filter: &str) -> bool {
     let info = &session.info;
-    [&info.id, &info.user, &info.client_name].into_iter().chain(&info.connection_ids).any(|text| has(text, filter))
+    [&info.id, &info.user, &info.client_name]
+        .into_iter()
+        .chain(&info.connection_ids)
+        .any(|text| has(text, filter))
 }
 
 fn stream_matches(stream: &Stream, filter: &str) -> bool {

@@ -153,7 +153,9 @@ pub(crate) fn rows(app: &App, part: Rect, buffer: &mut Buffer) {
                 let folded = app.view.folded.contains(&session.info.id);
                 session_row(&mut pen, &session.info, &session.figures, folded, fields, app);
             }
-            Node::Stream(_, stream) => stream_row(&mut pen, &stream.info, &stream.figures, is_last, fields, app),
+            Node::Stream(_, stream) => {
+                stream_row(&mut pen, &stream.info, &stream.figures, is_last, fields, app)
+            }
         }
         if at == app.selected && app.selection_shown {
             let row = Rect { y: part.y + line, height: 1, ..part };
@@ -211,7 +213,11 @@ fn stream_row(
         info.subscriptions.iter().map(|subscription| subscription.topic.as_str()).collect();
     let topics = ending(info.ending).unwrap_or_else(|| topics.join(", "));
     pen.put(if is_last { "  └ " } else { "  ├ " }, Style::new());
-    let name = if fields.topics == 0 { format!("{} {topics}", info.id) } else { format!("{} {}", info.id, info.rpc) };
+    let name = if fields.topics == 0 {
+        format!("{} {topics}", info.id)
+    } else {
+        format!("{} {}", info.id, info.rpc)
+    };
     pen.left(&name, fields.name.saturating_sub(4), Styles { colours: app.colours }.coloured(Color::Cyan));
     if fields.topics > 0 {
         pen.skip(1);

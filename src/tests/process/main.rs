@@ -33,3 +33,5 @@ mod rounds;
 mod stopping;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod top;

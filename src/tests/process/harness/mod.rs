@@ -4,6 +4,7 @@ mod load;
 mod peers;
 mod program;
 mod server;
+mod tty;
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +13,7 @@ pub(crate) use load::Load;
 pub(crate) use peers::{Deaf, read_to_end};
 pub(crate) use program::{Finished, Program};
 pub(crate) use server::{Server, follow, following, subscription};
+pub(crate) use tty::Tty;
 
 /// What any one wait may take on a machine that has much else to do. Only a failing test waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
