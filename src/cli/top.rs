@@ -36,7 +36,7 @@ use crate::cli::status::parse_interval;
 use crate::cli::top::app::{Action, App, Event, News};
 use crate::cli::top::feed::{Feed, Settings, look};
 use crate::cli::top::keys::Keys;
-use crate::cli::top::layout::{HEIGHT_MIN, Layout, WIDTH_MIN};
+use crate::cli::top::layout::{HEIGHT_ROOMY, Layout, WIDTH_MIN};
 use crate::cli::top::screen::Screen;
 use crate::client::Admin;
 use crate::config::{environment, variable};
@@ -163,7 +163,7 @@ async fn once(admin: &Admin, interval: Duration, output: &mut Output) -> Result<
 fn lines(app: &mut App, width: u16) -> Vec<String> {
     let width = width.clamp(WIDTH_MIN, WIDTH_MAX);
     let rows = u16::try_from(app.rows.rows.len() + usize::from(app.rows.more > 0)).unwrap_or(u16::MAX);
-    let Some(mut layout) = Layout::of(width, HEIGHT_MIN.max(24), app.pane) else { return Vec::new() };
+    let Some(mut layout) = Layout::of(width, HEIGHT_ROOMY, app.pane) else { return Vec::new() };
     layout.rows.height = rows.max(1);
     layout.footer.height = 0;
     app.hide_selection();

@@ -8,7 +8,7 @@ use crate::cli::top::app::Pane;
 pub(crate) const WIDTH_MIN: u16 = 60;
 pub(crate) const HEIGHT_MIN: u16 = 15;
 /// Lines from which memory and rates have two.
-const HEIGHT_ROOMY: u16 = 20;
+pub(crate) const HEIGHT_ROOMY: u16 = 20;
 /// Lines from which sparklines are two high.
 const HEIGHT_TALL: u16 = 30;
 /// Columns at which the counts fit two lines.

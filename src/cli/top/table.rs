@@ -183,15 +183,16 @@ fn session_row(
         (_, true) => "▸ ",
         (_, false) => "▾ ",
     };
-    let hidden = if folded { format!(" +{}", count(info.streams, "stream")) } else { String::new() };
-    let short = format!(" {}{hidden}", info.id);
-    let user_room = fields.name.saturating_sub(2);
-    let mut name = format!("{}{short}", info.user);
-    if fields.topics == 0 && !info.client_name.is_empty() {
-        name = format!("{} ({}){short}", info.user, info.client_name);
-    }
+    // What is hidden is counted where it is not cut off.
+    let hidden = if folded { format!(" +{}", info.streams) } else { String::new() };
+    let client = if fields.topics == 0 && !info.client_name.is_empty() {
+        format!(" ({})", info.client_name)
+    } else {
+        String::new()
+    };
+    let name = format!("{}{hidden}{client} {}", info.user, info.id);
     pen.put(mark, Style::new());
-    pen.left(&name, user_room, styles.bold());
+    pen.left(&name, fields.name.saturating_sub(2), styles.bold());
     if fields.topics > 0 {
         pen.skip(1);
         let text = ending(info.ending).unwrap_or_else(|| info.client_name.clone());

@@ -91,7 +91,7 @@ fn stream(number: u32, owner: u32, events: u64, topics: &[(&str, u64)]) -> v1::S
         events_delivered: events,
         bytes_delivered: 1024 * events,
         last_sequence: events,
-        lag_bytes: topics.iter().map(|(_, lag)| lag).sum(),
+        lag_bytes: topics.iter().fold(0, |sum: u64, (_, lag)| sum.saturating_add(*lag)),
         ..Default::default()
     }
 }

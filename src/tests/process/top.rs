@@ -2,10 +2,10 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Server, Tty};
+use crate::harness::{Program, Server, Tty};
 
 /// A server with a tail of anna's and one of bob's, and `top` in front of it.
-async fn watched() -> (Server, crate::harness::Program, crate::harness::Program, Tty) {
+async fn watched() -> (Server, Program, Program, Tty) {
     let server = Server::start().await;
     let anna = server.spawn(&["tail", "room/kitchen", "room/hall", "--user", "anna"]);
     let bob = server.spawn(&["tail", "room/kitchen", "--user", "bob"]);
@@ -68,7 +68,7 @@ async fn the_terminal_is_given_back_however_it_ends() {
 async fn it_folds_sorts_and_fits_another_size() {
     let (server, _anna, _bob, mut tty) = watched().await;
     tty.press("\x1b[H\x1b[D");
-    tty.until(&["▸ ", "+1 stream"]).await;
+    tty.until(&["▸ ", " +1 session/"]).await;
     tty.press("ssss");
     tty.until(&["by user;", "▲USER"]).await;
     tty.resize(50, 10);
@@ -87,14 +87,15 @@ async fn it_folds_sorts_and_fits_another_size() {
 #[tokio::test]
 async fn a_server_that_goes_away_and_comes_back_is_found_again() {
     let (server, _anna, _bob, mut tty) = watched().await;
-    let epoch = server.status().await.epoch;
+    let again = Server::command(server.directory());
     server.program.signal(Signal::KILL);
+    // Its socket refuses only when it has really gone.
+    assert_eq!(server.program.exited().await.signal, Some(Signal::KILL.as_raw()));
     let lost = tty.until(&["connection lost, retrying"]).await;
     assert!(lost.contains("▾ anna"), "the last picture stays:\n{lost}");
-    let mut again = crate::harness::Program::spawn(Server::command(server.directory()));
+    let mut again = Program::spawn(again);
     again.err.with("listening on ").await;
     tty.until(&["nobody is logged in", "every 100ms"]).await;
-    assert!(!epoch.is_empty());
     tty.press("q");
     tty.exited(0).await;
     again.signal(Signal::TERM);
@@ -116,7 +117,6 @@ async fn without_a_terminal_it_says_what_to_use_and_one_screen_is_printed() {
     tail.signal(Signal::TERM);
     tail.exited().await.expect(0);
     server.stop().await;
-    let nobody =
-        crate::harness::Program::run(&["top", "--once", "--admin-socket", "/nowhere/admin.sock"]).await;
+    let nobody = Program::run(&["top", "--once", "--admin-socket", "/nowhere/admin.sock"]).await;
     nobody.expect(69);
 }

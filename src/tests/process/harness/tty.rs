@@ -1,6 +1,7 @@
 //! A terminal of the test's own: a program runs in it under a shell, keys go in, the screen comes out.
 
 use std::fmt::Debug;
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
@@ -46,7 +47,7 @@ impl Tty {
             .env("TERM", "xterm")
             .env("STREAMWARD_SERVER_ADMIN_SOCKET", server.socket());
         let shell = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-        Self { shell, far, near, parser: vt100::Parser::new(lines, columns, 0) }
+        Self { shell, far, near, parser: vt100::Parser::new(some(lines), some(columns), 0) }
     }
 
     /// What is on the screen now.
@@ -80,7 +81,7 @@ impl Tty {
 
     /// Another size; the terminal tells the program.
     pub(crate) fn resize(&mut self, columns: u16, lines: u16) {
-        self.parser.screen_mut().set_size(lines, columns);
+        self.parser.screen_mut().set_size(some(lines), some(columns));
         tcsetwinsize(&self.far, size(columns, lines)).unwrap();
     }
 
@@ -115,4 +116,8 @@ impl Drop for Tty {
 
 fn size(columns: u16, lines: u16) -> Winsize {
     Winsize { ws_col: columns, ws_row: lines, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+fn some(cells: u16) -> NonZeroU16 {
+    NonZeroU16::new(cells).unwrap()
 }
