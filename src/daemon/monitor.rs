@@ -235,7 +235,7 @@ fn relieve(core: &Core, vitals: &Vitals, memory: &Memory, thresholds: Thresholds
             thresholds,
             ends_max: memory.ends_per_tick_max,
         };
-        let plan = hub.plan_shed(&shortage, now);
+        let plan = hub.plan_ends(&shortage, now);
         hub.shed(&plan, now);
         plan.steps.iter().take(plan.ends).for_each(tell_step);
     }

@@ -84,6 +84,18 @@ impl Hub {
     /// Everyone who would end, in order, and how many of them end now.
     #[must_use]
     pub fn plan_shed(&self, shortage: &Shortage, now: Instant) -> Plan {
+        self.plan(shortage, Rung::CostlyStream, now)
+    }
+
+    /// The beginning of [`Self::plan_shed`]: as far as it can be carried out at this level. Below CRITICAL no stream
+    /// is looked at.
+    #[must_use]
+    pub fn plan_ends(&self, shortage: &Shortage, now: Instant) -> Plan {
+        let last = if shortage.level < Level::Critical { Rung::StaleSession } else { Rung::CostlyStream };
+        self.plan(shortage, last, now)
+    }
+
+    fn plan(&self, shortage: &Shortage, last: Rung, now: Instant) -> Plan {
         let mut steps = self.stale_sessions(now);
         let stale: Vec<SessionKey> = steps
             .iter()
@@ -92,9 +104,11 @@ impl Hub {
                 Victim::Stream(_) => None,
             })
             .collect();
-        steps.extend(self.other_streams(&stale, now));
+        if last > Rung::StaleSession {
+            steps.extend(self.other_streams(&stale, now));
+        }
         let needed = shortage.memory.needed_bytes(shortage.level, &shortage.thresholds);
-        let needed_bytes = needed.saturating_sub(self.coming_back_bytes());
+        let needed_bytes = if needed > 0 { needed.saturating_sub(self.coming_back_bytes()) } else { 0 };
         let ends = ends(&steps, shortage.level, needed_bytes, shortage.ends_max);
         Plan { steps, needed_bytes, ends }
     }
