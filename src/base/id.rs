@@ -59,10 +59,11 @@ impl FromStr for SessionKey {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rest = text.strip_prefix("session/").ok_or(SessionIdError)?;
         let (slot, incarnation) = rest.split_once('.').ok_or(SessionIdError)?;
-        Ok(Self {
-            slot: slot.parse().map_err(|_| SessionIdError)?,
-            incarnation: incarnation.parse().map_err(|_| SessionIdError)?,
-        })
+        let slot = slot.parse().map_err(|_| SessionIdError)?;
+        let incarnation = incarnation.parse().map_err(|_| SessionIdError)?;
+        let key = Self { slot, incarnation };
+        // One spelling each: `parse` would also take a plus sign and leading zeros.
+        if key.to_string() == text { Ok(key) } else { Err(SessionIdError) }
     }
 }
 
@@ -71,7 +72,8 @@ impl FromStr for SessionKey {
 /// # Errors
 /// When the text has another form.
 pub fn parse_stream_number(text: &str) -> Result<u64, StreamIdError> {
-    text.strip_prefix("stream/").and_then(|number| number.parse().ok()).ok_or(StreamIdError)
+    let number = text.strip_prefix("stream/").and_then(|number| number.parse().ok()).ok_or(StreamIdError)?;
+    if format!("stream/{number}") == text { Ok(number) } else { Err(StreamIdError) }
 }
 
 #[cfg(test)]
@@ -91,7 +93,10 @@ mod tests {
         for text in ["", "session/", "session/3", "session/x.1", "stream/3", "3.1", "session/3.1 "] {
             assert_eq!(text.parse::<SessionKey>(), Err(SessionIdError), "{text:?}");
         }
-        for text in ["", "stream/", "stream/-1", "session/1.1", "42"] {
+        for text in ["session/+3.1", "session/3.+1", "session/03.1", "session/3.01"] {
+            assert_eq!(text.parse::<SessionKey>(), Err(SessionIdError), "{text:?}");
+        }
+        for text in ["", "stream/", "stream/-1", "stream/+1", "stream/01", "session/1.1", "42"] {
             assert_eq!(parse_stream_number(text), Err(StreamIdError), "{text:?}");
         }
     }
