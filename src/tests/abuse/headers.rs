@@ -97,7 +97,8 @@ async fn half_a_headers_frame_as_first_request_ends_the_connection_at_the_handsh
 async fn a_header_block_that_is_slow_but_complete_is_served() {
     let mut attack = Attack::new().await;
     let frame = encoded(HEADERS, 5, 5, &head(CONNECT, Some(&attack.token)));
-    let pause = attack.crowd.house.core.limits().handshake_timeout * 9 / 10 / frame.len() as u32;
+    let pause =
+        attack.crowd.house.core.limits().handshake_timeout * 9 / 10 / u32::try_from(frame.len()).unwrap();
     for byte in frame {
         attack.wire.bytes(&[byte]).await;
         tokio::time::sleep(pause).await;
