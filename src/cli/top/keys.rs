@@ -310,8 +310,11 @@ mod tests {
             for _ in 0..40 {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let bytes = state.to_be_bytes();
-                let byte =
-                    if bytes[0] % 3 == 0 { b"\x1b[O~;12\xc3"[usize::from(bytes[1] % 8)] } else { bytes[1] };
+                let byte = if bytes[0].is_multiple_of(3) {
+                    b"\x1b[O~;12\xc3"[usize::from(bytes[1] % 8)]
+                } else {
+                    bytes[1]
+                };
                 decoder.push(&[byte]);
                 while decoder.next().is_some() {}
                 assert!(decoder.bytes.len() <= SEQUENCE_BYTES_MAX + 4);

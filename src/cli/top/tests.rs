@@ -504,8 +504,8 @@ fn no_size_and_no_text_breaks_the_drawing() {
                 };
                 app.apply(Event::Key(key));
             }
-            for width in (1..=200).step_by(7).chain([59, 60, 61, 79, 80, 200]) {
-                for height in (1..=60).step_by(5).chain([14, 15, 19, 20, 29, 30, 60]) {
+            for width in [1, 2, 21, 59, 60, 79, 80, 133, 200] {
+                for height in [1, 2, 14, 15, 20, 30, 60] {
                     app.apply(Event::Size(width, height));
                     let terminal = screen(&app, width, height);
                     for cell in terminal.backend().buffer().content() {

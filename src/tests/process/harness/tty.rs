@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
-use crate::harness::{PATIENCE, STREAMWARD, Server, within};
+use crate::harness::{PATIENCE, STREAMWARD, Server};
 
 /// What the shell does with its arguments: the program itself tells nobody how it ended.
 const SCRIPT: &str = "\"$@\"; echo \"exit=$?.\"";
@@ -63,7 +63,7 @@ impl Tty {
     /// Reads on until the screen contains all of these; the screen.
     pub(crate) async fn until(&mut self, needles: &[&str]) -> String {
         let wait = async {
-            let mut bytes = [0; 4096];
+            let mut bytes = [0; 512];
             while !needles.iter().all(|needle| self.screen().contains(needle)) {
                 self.far.readable().await.unwrap();
                 match self.far.try_read(&mut bytes) {
@@ -96,7 +96,7 @@ impl Tty {
     /// Waits for the program's end with this code, and that it left the terminal as it was.
     pub(crate) async fn exited(mut self, code: i32) {
         let end = format!("exit={code}.");
-        within("the program to end", self.until(&[&end])).await;
+        self.until(&[&end]).await;
         let screen = self.parser.screen();
         assert!(!screen.alternate_screen(), "it left the other screen");
         assert!(!screen.hide_cursor(), "the cursor is back");
