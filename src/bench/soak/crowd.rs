@@ -1,12 +1,13 @@
 //! The clients of a storm, and what they share.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use streamward::wire::ended::end_details;
 use streamward::wire::v1;
 use streamward::wire::v1::client_frame;
@@ -27,6 +28,8 @@ pub(crate) const TOPICS: usize = 16;
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 /// Publishes of one stream that wait for their receipts.
 const IN_FLIGHT: usize = 32;
+/// Streams of one client that does not read.
+const DEAF_STREAMS: usize = 4;
 /// What the server may have under way to a client that does not read.
 const DEAF_WINDOW_BYTES: u32 = 65_535;
 /// Little for the kernel to take on such a client's behalf.
@@ -246,7 +249,7 @@ async fn publisher(storm: Rc<Storm>, client: u32) {
 
 async fn publish(storm: &Storm, peer: &mut Peer, dice: &mut Dice, until: Instant) -> Result<(), Failure> {
     let mut stream = peer.open("MessageService/Connect").await?;
-    let mut under_way = std::collections::VecDeque::new();
+    let mut under_way = VecDeque::new();
     loop {
         let goes_on = storm.phase() == Phase::Blowing && Instant::now() < until;
         while goes_on && under_way.len() < IN_FLIGHT {
@@ -303,16 +306,13 @@ async fn deaf(storm: Rc<Storm>, client: u32) {
 }
 
 async fn hear_nothing(storm: &Storm, peer: &mut Peer, frozen: bool) -> Option<Duration> {
-    let subscription = |number| v1::Subscription { topic: topic(number), ..Default::default() };
-    let request = v1::SubscribeRequest { subscriptions: (0..TOPICS).map(subscription).collect() };
-    let opened = match peer.open("MessageService/Subscribe").await {
-        Ok(mut stream) => stream.send(&request, true).map(|()| stream),
-        Err(failure) => Err(failure),
-    };
-    let mut stream = match opened {
-        Ok(stream) => stream,
-        Err(failure) => return storm.stream_ended(&failure),
-    };
+    let mut streams = Vec::new();
+    for _ in 0..DEAF_STREAMS {
+        match follow_all(peer).await {
+            Ok(stream) => streams.push(stream),
+            Err(failure) => return storm.stream_ended(&failure),
+        }
+    }
     if frozen {
         // What was asked for must leave first.
         sleep(Duration::from_secs(1)).await;
@@ -325,13 +325,25 @@ async fn hear_nothing(storm: &Storm, peer: &mut Peer, frozen: bool) -> Option<Du
             let beat: Result<v1::HeartbeatResponse, Failure> =
                 peer.unary("SessionService/Heartbeat", &v1::HeartbeatRequest {}).await;
             if beat.is_err() {
-                // The stream tells why.
+                // The streams tell why.
                 std::future::pending::<()>().await;
             }
         }
     };
+    let ends = async {
+        let ends = join_all(streams.iter_mut().map(Stream::end_unread)).await;
+        ends.iter().filter_map(|end| storm.stream_ended(end)).max()
+    };
     tokio::select! {
-        end = stream.end_unread() => storm.stream_ended(&end),
+        retry = ends => retry,
         () = heartbeats => None,
     }
+}
+
+async fn follow_all(peer: &mut Peer) -> Result<Stream, Failure> {
+    let subscription = |number| v1::Subscription { topic: topic(number), ..Default::default() };
+    let request = v1::SubscribeRequest { subscriptions: (0..TOPICS).map(subscription).collect() };
+    let mut stream = peer.open("MessageService/Subscribe").await?;
+    stream.send(&request, true)?;
+    Ok(stream)
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -85,15 +86,27 @@ struct Run {
     failed: Cell<u64>,
 }
 
+/// What the server held and said.
+struct Seen {
+    samples: Vec<Sample>,
+    /// Which of them were taken while the rounds ran, after the first tenth of them.
+    flat: std::ops::Range<usize>,
+    descriptors_before: usize,
+    descriptors: usize,
+    connections_before: u32,
+    left: v1::ServerStatus,
+    cpu_us_per_round: f64,
+    complaints: Vec<String>,
+    stopped: Option<ExitStatus>,
+}
+
 /// Runs the rounds, prints what was seen and returns whether every rule held.
 pub(crate) async fn run(
     options: Options,
     out: &mut dyn Write,
     log: &mut dyn Write,
 ) -> Result<bool, SoakError> {
-    let mut server = Server::start(&options.server, &settings(), None).await?;
-    let started = server.admin.status().await?;
-    let descriptors = procfs::held(server.pid())?.descriptors;
+    let server = Server::start(&options.server, &settings(), None).await?;
     let run = Rc::new(Run {
         addr: server.addr,
         seed: options.seed,
@@ -105,85 +118,107 @@ pub(crate) async fn run(
         failures: RefCell::default(),
         failed: Cell::new(0),
     });
-    let samples = Samples::default();
-    let mut watcher = JoinSet::new();
-    watcher.spawn_local(samples::watch(server.pid(), server.admin.clone(), Rc::clone(&samples)));
-    let mut clients = JoinSet::new();
-    for client in 1..=options.clients {
-        clients.spawn_local(live(Rc::clone(&run), client));
-    }
-    let warm_at = progress(&run, &samples, &mut clients, log).await?;
-    let during = samples.borrow().len();
-
-    let quiet = |status: &v1::ServerStatus| {
-        status.connections <= started.connections
-            && (status.sessions, status.streams, status.subscriptions) == (0, 0, 0)
-    };
-    let left = match server.ended()? {
-        None => server.until(LEASE + Duration::from_secs(60), quiet).await?,
-        Some(status) => return Err(format!("the server ended with {status}").into()),
-    };
-    let cpu_ns = procfs::cpu_ns(server.pid())?;
-    let held = procfs::held(server.pid())?;
-    watcher.abort_all();
-    let complaints = server.complaints();
-    let stopped = server.stop().await?;
-
-    let samples = samples.take();
-    let mut verdict = Verdict::default();
-    judge_memory(&mut verdict, &samples[warm_at..during]);
-    verdict.rule(
-        "descriptors are back",
-        held.descriptors <= descriptors,
-        format!("{descriptors} before, {} after", held.descriptors),
-    );
-    verdict.rule(
-        "connections, sessions, streams and subscriptions are back to none",
-        quiet(&left),
-        format!("{}, {}, {}, {}", left.connections - 1, left.sessions, left.streams, left.subscriptions),
-    );
-    verdict.rule(
-        "no more topics than were named",
-        left.topics <= u32::from(options.clients),
-        format!("{}", left.topics),
-    );
-    verdict.rule("one thread", samples::threads(&samples) == 1, format!("{}", samples::threads(&samples)));
-    verdict.rule(
-        "every stream got what was published",
-        run.failed.get() == 0 && run.heard.get() > 0,
-        format!(
-            "{} events, {} rounds went wrong {:?}",
-            run.heard.get(),
-            run.failed.get(),
-            run.failures.borrow()
-        ),
-    );
-    verdict.rule("nothing in the log calls for a human", complaints.is_empty(), format!("{complaints:?}"));
-    verdict.rule(
-        "it stops when asked",
-        stopped.is_some_and(|status| status.success()),
-        format!("{stopped:?}"),
-    );
-    let summary = format!(
-        "{} rounds ({} cut), seed {}, {:.0} µs of server CPU each",
-        run.whole.get() + run.cut.get(),
-        run.cut.get(),
-        run.seed,
-        cpu_ns as f64 / 1e3 / run.rounds.max(1) as f64
-    );
+    let seen = play(server, &run, options.clients, log).await?;
+    let verdict = judge(&run, &seen, options.clients);
+    let (rounds, cut) = (run.whole.get() + run.cut.get(), run.cut.get());
     if options.json {
         let result = json!({
-            "soak": "rounds", "seed": run.seed, "rounds": run.whole.get() + run.cut.get(), "cut": run.cut.get(),
-            "server_cpu_us_per_round": cpu_ns as f64 / 1e3 / run.rounds.max(1) as f64,
-            "held": verdict.holds(), "rules": verdict.json(), "samples": samples::json(&samples),
+            "soak": "rounds", "seed": run.seed, "rounds": rounds, "cut": cut,
+            "server_cpu_us_per_round": seen.cpu_us_per_round,
+            "held": verdict.holds(), "rules": verdict.json(), "samples": samples::json(&seen.samples),
         });
         writeln!(out, "{result}")?;
     } else {
-        samples::print(&samples, out)?;
-        writeln!(out, "\n{summary}")?;
+        samples::print(&seen.samples, out)?;
+        let Run { seed, .. } = *run;
+        let cpu_us = seen.cpu_us_per_round;
+        writeln!(out, "\n{rounds} rounds ({cut} cut), seed {seed}, {cpu_us:.0} µs of server CPU each")?;
         verdict.print(out)?;
     }
     Ok(verdict.holds())
+}
+
+/// All rounds, and then until the server is as it was, or long enough.
+async fn play(
+    mut server: Server,
+    run: &Rc<Run>,
+    clients: u16,
+    log: &mut dyn Write,
+) -> Result<Seen, SoakError> {
+    let before = server.admin.status().await?;
+    let descriptors_before = procfs::held(server.pid())?.descriptors;
+    let samples = Samples::default();
+    let mut watcher = JoinSet::new();
+    watcher.spawn_local(samples::watch(server.pid(), server.admin.clone(), Rc::clone(&samples)));
+    let mut playing = JoinSet::new();
+    for client in 1..=clients {
+        playing.spawn_local(live(Rc::clone(run), client));
+    }
+    let warm_at = progress(run, &samples, &mut playing, log).await?;
+    let flat = warm_at..samples.borrow().len();
+    if let Some(status) = server.ended()? {
+        return Err(format!("the server ended with {status}").into());
+    }
+    let is_quiet = |status: &v1::ServerStatus| is_quiet(status, before.connections);
+    let left = server.until(LEASE + Duration::from_secs(60), is_quiet).await?;
+    let cpu_ns = procfs::cpu_ns(server.pid())?;
+    let descriptors = procfs::held(server.pid())?.descriptors;
+    watcher.abort_all();
+    Ok(Seen {
+        samples: samples.take(),
+        flat,
+        descriptors_before,
+        descriptors,
+        connections_before: before.connections,
+        left,
+        cpu_us_per_round: cpu_ns as f64 / 1e3 / run.rounds.max(1) as f64,
+        complaints: server.complaints(),
+        stopped: server.stop().await?,
+    })
+}
+
+fn is_quiet(status: &v1::ServerStatus, connections: u32) -> bool {
+    status.connections <= connections && (status.sessions, status.streams, status.subscriptions) == (0, 0, 0)
+}
+
+fn judge(run: &Run, seen: &Seen, clients: u16) -> Verdict {
+    let Seen { samples, left, descriptors, descriptors_before, complaints, stopped, .. } = seen;
+    let mut verdict = Verdict::default();
+    judge_memory(&mut verdict, &samples[seen.flat.clone()]);
+    verdict.rule(
+        "descriptors are back",
+        descriptors <= descriptors_before,
+        format!("{descriptors_before} before, {descriptors} after"),
+    );
+    verdict.rule(
+        "connections, sessions, streams and subscriptions are back to none",
+        is_quiet(left, seen.connections_before),
+        format!(
+            "{}, {}, {}, {}",
+            left.connections.saturating_sub(seen.connections_before),
+            left.sessions,
+            left.streams,
+            left.subscriptions
+        ),
+    );
+    let topics = left.topics;
+    verdict.rule("no more topics than were named", topics <= u32::from(clients), topics.to_string());
+    let threads = samples::threads(samples);
+    verdict.rule("one thread", threads == 1, threads.to_string());
+    let (heard, failed, failures) = (run.heard.get(), run.failed.get(), run.failures.borrow());
+    verdict.rule(
+        "every stream got what was published",
+        failed == 0 && heard > 0,
+        format!("{heard} events, {failed} rounds went wrong {failures:?}"),
+    );
+    verdict.rule("nothing in the log calls for a human", complaints.is_empty(), format!("{complaints:?}"));
+    let is_stopped = stopped.is_some_and(|status| status.success());
+    verdict.rule(
+        "it stops when asked",
+        is_stopped,
+        stopped.map_or("killed".to_owned(), |status| status.to_string()),
+    );
+    verdict
 }
 
 fn settings() -> Settings {
@@ -335,15 +370,14 @@ impl Client<'_> {
             self.publish(&mut peer, &mut stream, &topic, payload).await?;
         }
         let receipts = if matches!(self.kind, Kind::Unary) { 0 } else { payloads.len() };
-        match self.kind {
-            // What was asked for before the half-close is delivered; then the stream completes.
-            Kind::HalfClosed => stream.half_close()?,
-            Kind::Cancelled if self.dice.below(2) == 0 => {
-                stream.cancel();
-                peer.log_out().await?;
-                return Ok(0);
-            }
-            _ => {}
+        if matches!(self.kind, Kind::HalfClosed) {
+            // What was asked for before is delivered; then the stream completes.
+            stream.half_close()?;
+        }
+        if matches!(self.kind, Kind::Cancelled) && self.dice.below(2) == 0 {
+            stream.cancel();
+            peer.log_out().await?;
+            return Ok(0);
         }
         within("what was published", self.hear(&mut stream, &payloads, receipts)).await?;
         self.leave(peer, stream, &user, &client_name).await?;

@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::SoakError;
 use crate::crowd::{PAYLOAD_BYTES_MAX, Storm, TOPICS, blow};
+use crate::ledger::Accepted;
 use crate::procfs;
 use crate::reader::HEARTBEAT;
-use crate::samples::{self, Samples};
+use crate::samples::{self, Sample, Samples};
 use crate::server::{Cgroup, Server, Settings, admits};
 use crate::verdict::{Verdict, mib};
 
@@ -24,6 +25,8 @@ const LEASE: Duration = HEARTBEAT.saturating_mul(3);
 /// The small storm before: the server touches its code and fills its tails.
 const WARM_CLIENTS: u32 = 30;
 const WARM: Duration = Duration::from_secs(5);
+/// How often it tells how it goes.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long everything may take to be as before.
 const AFTERWARDS: Duration = Duration::from_secs(60);
 /// What the connections beyond the sessions are for: to be told that there is no room.
@@ -57,6 +60,17 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// What the server held and said.
+struct Seen {
+    samples: Vec<Sample>,
+    warm: u64,
+    after: u64,
+    left: v1::ServerStatus,
+    is_alive: bool,
+    is_confined: bool,
+    complaints: Vec<String>,
+}
+
 /// Runs the storm, prints what was seen and returns whether every rule held.
 pub(crate) async fn run(
     options: Options,
@@ -65,91 +79,28 @@ pub(crate) async fn run(
 ) -> Result<bool, SoakError> {
     let budget = options.budget_mib * MIB;
     let (connections, settings) = widest(&options.server, options.budget_mib)?;
-    let cgroup = match options.cgroup.then(|| Cgroup::new(2 * budget)) {
-        Some(Err(why)) => {
+    let cgroup = options.cgroup.then(|| Cgroup::new(2 * budget)).transpose();
+    let cgroup = match cgroup {
+        Ok(cgroup) => cgroup,
+        Err(why) => {
             writeln!(log, "--cgroup: not available: {why}")?;
             None
         }
-        Some(Ok(cgroup)) => Some(cgroup),
-        None => None,
     };
-    let mut server = Server::start(&options.server, &settings, cgroup).await?;
-    let (pid, addr) = (server.pid(), server.addr);
-    blow(addr, options.seed, WARM_CLIENTS, WARM, |_| Ok(())).await?;
-    let is_calm = |status: &v1::ServerStatus| (status.sessions, status.connections) == (0, 1);
-    server.until(AFTERWARDS, is_calm).await?;
-    sleep(Duration::from_secs(2)).await;
-    let warm = procfs::held(pid)?.rss;
-    writeln!(log, "{connections} connections admitted; {} when warm and idle", mib(warm))?;
-
-    let samples = Samples::default();
-    let mut watcher = JoinSet::new();
-    watcher.spawn_local(samples::watch(pid, server.admin.clone(), Rc::clone(&samples)));
-    let mut told = Duration::ZERO;
-    let storm = blow(addr, options.seed, options.clients, Duration::from_secs(options.seconds), |elapsed| {
-        if let Some(status) = server.ended()? {
-            return Err(format!("the server died after {elapsed:?}: {status}").into());
-        }
-        if elapsed >= told + Duration::from_secs(10) {
-            told = elapsed;
-            let rss = samples.borrow().last().map(|sample| sample.rss).unwrap_or_default();
-            writeln!(log, "{:.0} s: {}", elapsed.as_secs_f64(), mib(rss))?;
-        }
-        Ok(())
-    })
-    .await?;
-    let during = samples.borrow().len();
-    let normal = i32::from(v1::Pressure::Normal);
-    let left = server.until(AFTERWARDS, |status| is_calm(status) && status.pressure == normal).await?;
-    let after = settled(pid, warm).await?;
-    watcher.abort_all();
-    let confined = server.is_confined();
-    let alive = server.ended()?.is_none();
-    let complaints = server.complaints();
-    server.stop().await?;
-
-    let samples = samples.take();
-    let mut verdict = Verdict::default();
-    verdict.rule(
-        "the server lives",
-        alive,
-        if confined { "with MemoryMax" } else { "without MemoryMax" }.to_owned(),
-    );
-    let peak = samples::peak(&samples[..during.max(1).min(samples.len())]);
-    let over = samples.iter().filter(|sample| sample.rss > budget + budget / 10).count();
-    verdict.rule(
-        "memory is within the budget and a tenth at every sample",
-        over == 0,
-        format!("{} at most of {}, {over} of {} samples above", mib(peak), mib(budget), samples.len()),
-    );
-    judge_clients(&mut verdict, &storm);
-    verdict.rule(
-        "calm afterwards: normal level, no session",
-        left.pressure == normal && left.sessions == 0,
-        format!(
-            "level {}, {} sessions, {} connections",
-            left.pressure().as_str_name(),
-            left.sessions,
-            left.connections - 1
-        ),
-    );
-    verdict.rule(
-        "memory is back to within a fifth of the warm idle",
-        after * 5 <= warm * 6,
-        format!("{} before, {} after", mib(warm), mib(after)),
-    );
-    verdict.rule("one thread", samples::threads(&samples) == 1, format!("{}", samples::threads(&samples)));
-    verdict.rule("nothing in the log calls for a human", complaints.is_empty(), format!("{complaints:?}"));
+    writeln!(log, "{connections} connections admitted")?;
+    let server = Server::start(&options.server, &settings, cgroup).await?;
+    let (seen, storm) = weather(server, &options, log).await?;
+    let verdict = judge(&seen, &storm, budget);
     if options.json {
         let result = json!({
             "soak": "storm", "seed": options.seed, "clients": options.clients, "seconds": options.seconds,
-            "budget_bytes": budget, "connections_max": connections, "confined": confined,
-            "warm_bytes": warm, "after_bytes": after, "counts": *storm.counts.borrow(),
-            "held": verdict.holds(), "rules": verdict.json(), "samples": samples::json(&samples),
+            "budget_bytes": budget, "connections_max": connections, "confined": seen.is_confined,
+            "warm_bytes": seen.warm, "after_bytes": seen.after, "counts": *storm.counts.borrow(),
+            "held": verdict.holds(), "rules": verdict.json(), "samples": samples::json(&seen.samples),
         });
         writeln!(out, "{result}")?;
     } else {
-        samples::print(&samples, out)?;
+        samples::print(&seen.samples, out)?;
         writeln!(out, "\nThe clients saw:")?;
         for (what, count) in storm.counts.borrow().iter() {
             writeln!(out, "{count:>10}  {what}")?;
@@ -159,8 +110,86 @@ pub(crate) async fn run(
     Ok(verdict.holds())
 }
 
+/// The small storm, the storm, and the calm after it.
+async fn weather(
+    mut server: Server,
+    options: &Options,
+    log: &mut dyn Write,
+) -> Result<(Seen, Rc<Storm>), SoakError> {
+    let (pid, addr) = (server.pid(), server.addr);
+    blow(addr, options.seed, WARM_CLIENTS, WARM, |_| Ok(())).await?;
+    let is_calm = |status: &v1::ServerStatus| (status.sessions, status.connections) == (0, 1);
+    server.until(AFTERWARDS, is_calm).await?;
+    sleep(Duration::from_secs(2)).await;
+    let warm = procfs::held(pid)?.rss;
+    writeln!(log, "{} when warm and idle", mib(warm))?;
+
+    let samples = Samples::default();
+    let mut watcher = JoinSet::new();
+    watcher.spawn_local(samples::watch(pid, server.admin.clone(), Rc::clone(&samples)));
+    let mut told = Duration::ZERO;
+    let alive = |elapsed: Duration| {
+        if let Some(status) = server.ended()? {
+            return Err(format!("the server died after {elapsed:?}: {status}").into());
+        }
+        if elapsed >= told + TELL_EVERY {
+            told = elapsed;
+            let rss = samples.borrow().last().map(|sample| sample.rss).unwrap_or_default();
+            writeln!(log, "{:.0} s: {}", elapsed.as_secs_f64(), mib(rss))?;
+        }
+        Ok(())
+    };
+    let storm =
+        blow(addr, options.seed, options.clients, Duration::from_secs(options.seconds), alive).await?;
+    let normal = i32::from(v1::Pressure::Normal);
+    let left = server.until(AFTERWARDS, |status| is_calm(status) && status.pressure == normal).await?;
+    let after = settled(pid, warm).await?;
+    watcher.abort_all();
+    let seen = Seen {
+        samples: samples.take(),
+        warm,
+        after,
+        left,
+        is_alive: server.ended()?.is_none(),
+        is_confined: server.is_confined(),
+        complaints: server.complaints(),
+    };
+    server.stop().await?;
+    Ok((seen, storm))
+}
+
+fn judge(seen: &Seen, storm: &Storm, budget: u64) -> Verdict {
+    let Seen { samples, warm, after, left, complaints, .. } = seen;
+    let mut verdict = Verdict::default();
+    let confined = if seen.is_confined { "with MemoryMax" } else { "without MemoryMax" };
+    verdict.rule("the server lives", seen.is_alive, confined.to_owned());
+    let above = samples.iter().filter(|sample| sample.rss > budget + budget / 10).count();
+    let peak = samples::peak(samples);
+    verdict.rule(
+        "memory is within the budget and a tenth at every sample",
+        above == 0,
+        format!("at most {} of {}, {above} of {} samples above", mib(peak), mib(budget), samples.len()),
+    );
+    judge_clients(&mut verdict, storm);
+    let level = left.pressure().as_str_name();
+    verdict.rule(
+        "calm afterwards: normal level, no session",
+        left.pressure() == v1::Pressure::Normal && left.sessions == 0,
+        format!("level {level}, {} sessions", left.sessions),
+    );
+    verdict.rule(
+        "memory is back to within a fifth of the warm idle",
+        after * 5 <= warm * 6,
+        format!("{} before, {} after", mib(*warm), mib(*after)),
+    );
+    let threads = samples::threads(samples);
+    verdict.rule("one thread", threads == 1, threads.to_string());
+    verdict.rule("nothing in the log calls for a human", complaints.is_empty(), format!("{complaints:?}"));
+    verdict
+}
+
 fn judge_clients(verdict: &mut Verdict, storm: &Storm) {
-    let accepted: usize = storm.accepted.borrow().iter().map(crate::ledger::Accepted::len).sum();
+    let accepted: usize = storm.accepted.borrow().iter().map(Accepted::len).sum();
     let (heard, lost, gaps) = (storm.heard.get(), storm.lost.get(), storm.gaps.get());
     verdict.rule(
         "readers lose nothing without a word",
