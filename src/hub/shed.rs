@@ -2,18 +2,18 @@
 //! nothing; the monitor carries out its beginning, and an administrator may look at it at any time.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::base::bill;
-use crate::base::id::{SessionKey, StreamKey};
+use crate::base::id::{ConnectionId, SessionKey, StreamKey};
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason};
 use crate::hub::Hub;
 use crate::hub::accounts::{connection_bytes, stream_bytes, wide};
-use crate::hub::registry::SessionState;
+use crate::hub::registry::{ConnectionState, SessionState, StreamState};
 use crate::runtime::pressure::{Level, Thresholds};
 use crate::runtime::vitals::MemoryVitals;
 
@@ -119,9 +119,27 @@ impl Hub {
             let cause = Cause::server(EndReason::MemoryPressure);
             match step.victim {
                 Victim::Session(key) => drop(self.end_session(key, cause, now)),
-                Victim::Stream(key) => drop(self.end_stream(key, cause)),
+                Victim::Stream(key) => {
+                    self.end_stream(key, cause.clone());
+                    self.close_if_last(key, cause);
+                }
             }
         }
+    }
+
+    /// The connection of a stream that is ending is closed behind it when it carries no other: most of the memory is
+    /// there. Its session lives on.
+    fn close_if_last(&mut self, key: StreamKey, cause: Cause) {
+        let Some(id) = self.stream(key).map(|stream| stream.connection) else { return };
+        if self.live_streams_of(id) == 0
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.close_when_unused.get_or_insert(cause);
+        }
+    }
+
+    fn live_streams_of(&self, id: ConnectionId) -> usize {
+        self.streams().filter(|stream| stream.connection == id && !stream.scope.is_ending()).count()
     }
 
     /// Makes the tails fit what they may hold now. Cursors that lose their place are told by a gap.
@@ -180,9 +198,19 @@ impl Hub {
 
     /// Streams that are not ending and not of a session that goes before them.
     fn other_streams(&self, stale: &[SessionKey], now: Instant) -> Vec<Step> {
-        let live = self.streams().filter(|stream| !stream.scope.is_ending());
-        let stale: std::collections::HashSet<&SessionKey> = stale.iter().collect();
-        let mut steps: Vec<(Step, u64)> = live
+        let live = || self.streams().filter(|stream| !stream.scope.is_ending());
+        let stale: HashSet<&SessionKey> = stale.iter().collect();
+        let mut live_of: HashMap<ConnectionId, u32> = HashMap::new();
+        for stream in live() {
+            *live_of.entry(stream.connection).or_default() += 1;
+        }
+        // What closes with the last stream of a connection.
+        let carried_bytes = |stream: &StreamState| {
+            let is_last = live_of.get(&stream.connection) == Some(&1);
+            let connection = self.connections.get(&stream.connection).filter(|_| is_last);
+            connection.map_or(0, connection_bytes)
+        };
+        let mut steps: Vec<(Step, u64)> = live()
             .filter(|stream| !stale.contains(&stream.session))
             .map(|stream| {
                 let lag_bytes = self.lag_bytes(stream.key).unwrap_or(0);
@@ -191,7 +219,7 @@ impl Hub {
                     victim: Victim::Stream(stream.key),
                     principal: stream.principal.clone(),
                     rung: if lag_bytes > 0 { Rung::LaggingStream } else { Rung::CostlyStream },
-                    bytes: stream_bytes(stream),
+                    bytes: stream_bytes(stream) + carried_bytes(stream),
                     lag_bytes,
                     silent_for: now.saturating_duration_since(heard_at),
                     streams: 1,
@@ -208,7 +236,10 @@ impl Hub {
     /// What streams and connections that are ending will give back, and tails above what they may hold.
     fn coming_back_bytes(&self) -> u64 {
         let streams = self.streams().filter(|stream| stream.scope.is_ending());
-        let connections = self.connections.values().filter(|connection| connection.scope.is_ending());
+        let is_closing = |connection: &&ConnectionState| {
+            connection.scope.is_ending() || connection.close_when_unused.is_some()
+        };
+        let connections = self.connections.values().filter(is_closing);
         let tails_bytes = self.topics.held_bytes().saturating_sub(self.tails_bytes_max());
         streams.map(stream_bytes).sum::<u64>()
             + connections.map(connection_bytes).sum::<u64>()

@@ -201,9 +201,12 @@ async fn critical_refuses_new_streams_and_takeovers_and_high_does_not() {
     let mut alice = pressed.house.peer().await;
     alice.login("alice", "phone").await;
     pressed.tick(949).await;
-    assert!(alice.open().await.tape.has_head());
+    let mut streaming = pressed.house.peer().await;
+    streaming.borrow_session(&alice);
+    assert!(streaming.open().await.tape.has_head());
     assert_eq!(alice.heartbeat().await.unwrap().pressure(), v1::Pressure::High);
     pressed.tick(950).await;
+    assert_eq!(streaming.closed().as_deref(), Some(""), "its last stream went to save memory");
     for _ in 0..2 {
         let refused = alice.open().await;
         assert_pressed(&refused.tape.end().status);
@@ -218,7 +221,7 @@ async fn critical_refuses_new_streams_and_takeovers_and_high_does_not() {
     assert_eq!((status.streams_refused, status.logins_refused), (4, 1));
     pressed.tick(899).await;
     assert!(alice.open().await.tape.has_head());
-    drop((alice, again));
+    drop((alice, streaming, again));
     pressed.close().await;
 }
 
@@ -357,9 +360,10 @@ async fn critical_ends_stale_then_lagging_then_costly_and_the_plan_is_the_deed()
     for line in laggards.iter().map(|(_, _, line)| line).chain(others.iter().map(|(_, line)| line)) {
         assert_pressed(&line.tape.end().status);
     }
-    let fresh = ["slim", "thick"].len();
-    let alive = others[1..].iter().filter(|(peer, _)| peer.closed().is_none()).count();
-    assert_eq!(alive, fresh, "a stream's end leaves its connection");
+    for (peer, _) in &others[1..] {
+        assert_eq!(peer.closed().as_deref(), Some(""), "most of the memory is in the connection");
+        assert!(pressed.house.has_session(&peer.session_id), "and its session may come back");
+    }
     drop((laggards, others));
     pressed.close().await;
 }
@@ -368,10 +372,13 @@ async fn critical_ends_stale_then_lagging_then_costly_and_the_plan_is_the_deed()
 async fn critical_ends_no_more_than_is_needed_and_counts_nobody_twice() {
     let mut pressed = Pressed::new();
     let mut guests = Vec::new();
-    for number in 0..20 {
+    let mut peers = Vec::new();
+    for number in 0..4 {
         let mut peer = pressed.house.user(&format!("user{number}")).await;
-        let line = peer.follow([follow("room/a")]).await;
-        guests.push((peer, line));
+        for _ in 0..5 {
+            guests.push(peer.follow([follow("room/a")]).await);
+        }
+        peers.push(peer);
     }
     // 950 is entered, 900 is the way out: 5,000 bytes and one.
     pressed.press(950);
@@ -389,13 +396,39 @@ async fn critical_ends_no_more_than_is_needed_and_counts_nobody_twice() {
     let mut ids: Vec<String> = ended.iter().map(|(id, _)| id.clone()).collect();
     ids.sort_by_key(|id| std::cmp::Reverse(id.trim_start_matches("stream/").parse::<u32>().unwrap()));
     assert_eq!(ids, newest);
-    guests[0].0.publish("room/a", b"x").await.unwrap();
+    peers[0].publish("room/a", b"x").await.unwrap();
     settle().await;
-    for (_, line) in &guests[..20 - ended.len()] {
+    for line in &guests[..20 - ended.len()] {
         assert!(line.tape.is_live());
         assert_eq!(line.tape.sequences("room/a"), [1]);
     }
-    drop(guests);
+    assert!(peers.iter().all(|peer| peer.closed().is_none()), "each carries other streams");
+    drop((guests, peers));
+    pressed.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_stream_of_a_connection_gives_the_connection_back_too() {
+    let mut pressed = Pressed::new();
+    let mut peers = Vec::new();
+    let mut lines = Vec::new();
+    for number in 0..3 {
+        let mut peer = pressed.house.user(&format!("user{number}")).await;
+        lines.push(peer.follow([follow("room/a")]).await);
+        peers.push(peer);
+    }
+    // As much as one connection holds: one of them is enough.
+    let plan = pressed.plan().await;
+    assert!(plan.steps.iter().all(|step| step.bytes > crate::base::bill::H2_BUFFERS_BYTES), "{plan:?}");
+    for _ in 0..3 {
+        pressed.press(950);
+    }
+    settle().await;
+    assert_eq!(pressed.ended().len(), 1);
+    assert_eq!(peers[2].closed().as_deref(), Some(""));
+    assert!(lines[..2].iter().all(|line| line.tape.is_live()));
+    assert!(pressed.house.has_session(&peers[2].session_id));
+    drop((peers, lines));
     pressed.close().await;
 }
 
