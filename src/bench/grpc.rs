@@ -102,6 +102,12 @@ pub(crate) fn template(payload_bytes: usize) -> Result<Template, BenchError> {
     Template::new(framed(&frame.encode_to_vec())?, payload_bytes, 0)
 }
 
+/// The encoded logout.
+pub(crate) fn logout() -> Result<Vec<u8>, BenchError> {
+    let frame = v1::ClientFrame { kind: Some(v1::client_frame::Kind::Logout(v1::Logout {})) };
+    framed(&frame.encode_to_vec())
+}
+
 /// Receives for ever; a fault ends it and is told.
 pub(crate) async fn follow(
     subscriber: Subscriber,

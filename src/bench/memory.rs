@@ -118,6 +118,9 @@ async fn publish(server: &Server, messages: u64) -> Result<(), BenchError> {
             progress.changed().await?;
         }
     }
+    send.send_data(grpc::logout()?.into(), false)?;
+    // The stream's end is what the follower calls a fault.
+    while progress.changed().await.is_ok() {}
     Ok(())
 }
 
