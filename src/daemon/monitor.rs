@@ -12,11 +12,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::base::bill::{budget_bytes, size_text};
 use crate::base::limits::{
-    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, LOOP_LAG_MEMORY, Memory, SCALE_LEAST_PERMILLE,
-    STALLED_ELEVATED_PERMILLE,
+    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, GIVE_BACK_AFTER_BYTES, LOOP_LAG_MEMORY, Memory,
+    SCALE_LEAST_PERMILLE, STALLED_ELEVATED_PERMILLE,
 };
 use crate::daemon::procfs::{Procfs, Reading};
 use crate::hub::shed::{Shortage, Step, Victim};
+use crate::runtime::heap;
 use crate::runtime::ledger::Part;
 use crate::runtime::pressure::{Level, Permille, Thresholds, permille, scale};
 use crate::runtime::scope::Scope;
@@ -32,6 +33,7 @@ pub struct Monitor {
     /// The first resident set that was read.
     start_bytes: u64,
     lags: Lags,
+    returns: Returns,
     accounts_told_at: Option<Instant>,
     is_blind: bool,
     has_too_many_threads: bool,
@@ -67,6 +69,7 @@ impl Monitor {
             pressure: Pressure::default(),
             start_bytes: 0,
             lags: Lags::default(),
+            returns: Returns::default(),
             accounts_told_at: None,
             is_blind: false,
             has_too_many_threads: false,
@@ -100,7 +103,7 @@ impl Monitor {
         tell_level(before, &vitals);
         self.tell_blind(reading);
         self.tell_threads(&vitals);
-        self.tell_accounts(core, &vitals, now);
+        self.look_at_accounts(core, &vitals, now);
         relieve(core, &vitals, &memory, thresholds, now);
     }
 
@@ -126,9 +129,12 @@ impl Monitor {
         self.has_too_many_threads = has_too_many;
     }
 
-    fn tell_accounts(&mut self, core: &Core, vitals: &Vitals, now: Instant) {
+    fn look_at_accounts(&mut self, core: &Core, vitals: &Vitals, now: Instant) {
         let rss_bytes = vitals.memory.rss_bytes;
         let accounts_bytes = core.hub().accounts_bytes(vitals.memory.start_bytes);
+        if self.returns.is_due(accounts_bytes, vitals.level) {
+            heap::give_back();
+        }
         let told_lately = self.accounts_told_at.is_some_and(|at| now - at < ACCOUNTS_WARN_EVERY);
         if !differ(rss_bytes, accounts_bytes) || told_lately {
             return;
@@ -255,6 +261,29 @@ fn tell_step(step: &Step) {
     }
 }
 
+/// When freed memory is to be given back to the system.
+#[derive(Debug, Default)]
+struct Returns {
+    /// Since the last time.
+    peak_bytes: u64,
+    last_bytes: u64,
+}
+
+impl Returns {
+    /// Once much was freed: when no more follows, or at once while memory is short.
+    fn is_due(&mut self, accounts_bytes: u64, level: Level) -> bool {
+        let is_falling = accounts_bytes < self.last_bytes;
+        self.last_bytes = accounts_bytes;
+        self.peak_bytes = self.peak_bytes.max(accounts_bytes);
+        let is_due = self.peak_bytes - accounts_bytes >= GIVE_BACK_AFTER_BYTES
+            && (!is_falling || level >= Level::High);
+        if is_due {
+            self.peak_bytes = accounts_bytes;
+        }
+        is_due
+    }
+}
+
 /// The worst lag of the last minute. What a later, worse one outlives is forgotten at once.
 #[derive(Debug, Default)]
 struct Lags(VecDeque<(Instant, Duration)>);
@@ -368,6 +397,21 @@ mod tests {
         assert!(differ(100 * MIB, 79 * MIB) && differ(100 * MIB, 121 * MIB));
         assert!(!differ(10 * MIB, 2 * MIB) && differ(10 * MIB, 19 * MIB));
         assert!(!differ(0, 100 * MIB), "unknown");
+    }
+
+    #[test]
+    fn freed_memory_is_given_back_once_when_no_more_follows_and_at_once_when_it_is_short() {
+        let mut returns = Returns::default();
+        let mut seen = |mib: &[u64], level| {
+            let due: Vec<bool> = mib.iter().map(|mib| returns.is_due(mib * MIB, level)).collect();
+            due
+        };
+        assert_eq!(
+            seen(&[10, 50, 40, 20, 20, 20], Level::Elevated),
+            [false, false, false, false, true, false]
+        );
+        assert_eq!(seen(&[20, 60, 50, 40], Level::High), [false, false, true, true]);
+        assert_eq!(seen(&[41, 40, 41, 40, 40], Level::Normal), [false, false, false, false, true]);
     }
 
     #[test]

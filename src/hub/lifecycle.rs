@@ -1,7 +1,6 @@
 //! Opening and ending connections, sessions and streams. Each kind of node has one removal path, keyed so that a
 //! stale key does nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -147,7 +146,7 @@ impl Hub {
         // The count was checked against a u32 limit.
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = SessionKey { slot, incarnation: self.session_incarnations };
-        entry.insert(SessionState {
+        entry.insert(Box::new(SessionState {
             key,
             principal,
             token: token.clone(),
@@ -159,7 +158,7 @@ impl Hub {
             publishes: None,
             streams: Vec::new(),
             connections: Vec::new(),
-        });
+        }));
         self.tokens.insert(token, key);
         self.deadlines.leases.insert(now, key);
         self.rearm();
@@ -201,10 +200,12 @@ impl Hub {
         let cause = session.scope.cause().cloned()?;
         self.stats.sessions_ended[cause.reason.index()] += 1;
         self.release_connections(&session, &cause, now);
+        // After a storm the memory goes back.
+        if self.tokens.capacity() > 64 + 4 * self.tokens.len() {
+            self.tokens.shrink_to(2 * self.tokens.len());
+        }
         if self.sessions.is_empty() {
-            // After a storm the memory goes back.
             self.sessions = Slab::new();
-            self.tokens = HashMap::new();
         }
         let streams = u32::try_from(session.streams.len()).unwrap_or(u32::MAX);
         for stream in session.streams {
@@ -273,7 +274,7 @@ impl Hub {
         // Bounded by sessions times streams per session.
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = StreamKey { slot, number: self.stream_numbers };
-        entry.insert(StreamState {
+        entry.insert(Box::new(StreamState {
             key,
             session,
             principal,
@@ -291,7 +292,7 @@ impl Hub {
             control: Vec::new(),
             pump: None,
             inbound: None,
-        });
+        }));
         if let Some(owner) = self.session_mut(session) {
             owner.streams.push(key);
         }
@@ -403,12 +404,12 @@ impl Hub {
 
     /// Live sessions.
     pub fn sessions(&self) -> impl Iterator<Item = &SessionState> {
-        self.sessions.iter().map(|(_, session)| session)
+        self.sessions.iter().map(|(_, session)| &**session)
     }
 
     /// Live streams.
     pub fn streams(&self) -> impl Iterator<Item = &StreamState> {
-        self.streams.iter().map(|(_, stream)| stream)
+        self.streams.iter().map(|(_, stream)| &**stream)
     }
 
     /// What a live stream has delivered.

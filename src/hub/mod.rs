@@ -54,10 +54,11 @@ pub struct Hub {
     started_at: Instant,
     /// Sequence of the newest accepted event.
     sequence: u64,
-    sessions: Slab<SessionState>,
+    /// Boxed: the table stays as long as the crowd once was, and one that stayed would keep the memory of all.
+    sessions: Slab<Box<SessionState>>,
     session_incarnations: u64,
     tokens: HashMap<Token, SessionKey>,
-    streams: Slab<StreamState>,
+    streams: Slab<Box<StreamState>>,
     stream_numbers: u64,
     cursor_numbers: u64,
     connections: BTreeMap<ConnectionId, ConnectionState>,
@@ -172,18 +173,18 @@ impl Hub {
     }
 
     fn stream(&self, key: StreamKey) -> Option<&StreamState> {
-        self.streams.get(key.slot as usize).filter(|stream| stream.key == key)
+        self.streams.get(key.slot as usize).map(Box::as_ref).filter(|stream| stream.key == key)
     }
 
     fn stream_mut(&mut self, key: StreamKey) -> Option<&mut StreamState> {
-        self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key)
+        self.streams.get_mut(key.slot as usize).map(Box::as_mut).filter(|stream| stream.key == key)
     }
 
     fn session(&self, key: SessionKey) -> Option<&SessionState> {
-        self.sessions.get(key.slot as usize).filter(|session| session.key == key)
+        self.sessions.get(key.slot as usize).map(Box::as_ref).filter(|session| session.key == key)
     }
 
     fn session_mut(&mut self, key: SessionKey) -> Option<&mut SessionState> {
-        self.sessions.get_mut(key.slot as usize).filter(|session| session.key == key)
+        self.sessions.get_mut(key.slot as usize).map(Box::as_mut).filter(|session| session.key == key)
     }
 }

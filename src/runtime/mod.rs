@@ -3,6 +3,7 @@
 
 pub mod bucket;
 pub mod gauge;
+pub mod heap;
 pub mod ledger;
 pub mod phase;
 pub mod pressure;

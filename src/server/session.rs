@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use crate::base::id::SessionKey;
 use crate::base::principal::{Principal, PrincipalError};
 use crate::base::reason::{Cause, EndReason};
+use crate::hub::Refusal;
 use crate::hub::registry::Token;
 use crate::runtime::phase::Phase;
 use crate::server::admin::ended_info;
@@ -57,7 +58,7 @@ impl SessionService for SessionApi {
         let token = Token(bytes);
         let now = Instant::now();
         let granted = core.hub().login(principal.clone(), token.clone(), peer.connection, now);
-        let granted = granted.map_err(|refusal| refused(core, auth::refusal(&refusal)))?;
+        let granted = granted.map_err(|refusal| refused(core, no_room(core, &peer, &refusal)))?;
         log::info!(
             "{} is {} {:?} on {}",
             granted.session,
@@ -98,6 +99,17 @@ impl SessionService for SessionApi {
         log::info!("{session} logged out");
         let streams_ended = ended.map_or(0, |ended| ended.streams);
         Ok(Response::new(v1::LogoutResponse { streams_ended }))
+    }
+}
+
+/// Places that others hold may be free later; a user's own are theirs to free.
+fn no_room(core: &Core, peer: &Peer, refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Quota(quota) if quota.key == "limits.sessions_max" => {
+            let retry_after = Some(core.retry_slot_of(peer.connection));
+            ended(&Cause::quota(*quota), &EndFacts { retry_after, ..EndFacts::default() })
+        }
+        refusal => auth::refusal(refusal),
     }
 }
 

@@ -35,7 +35,9 @@ async fn sessions_max_refuses_a_login_and_leaves_the_others() {
     let before = house.counts();
     let mut late = house.peer().await;
     for _ in 0..5 {
-        assert_quota(&late.try_login("d", "").await.unwrap_err(), "limits.sessions_max", 3);
+        let refused = late.try_login("d", "").await.unwrap_err();
+        assert_quota(&refused, "limits.sessions_max", 3);
+        assert!(end_details(&refused).unwrap().retry_after.is_some(), "places of others may be free later");
     }
     assert_eq!(house.counts(), [before[0] + 1, 3, 0, 0]);
     for peer in &mut peers {
