@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use std::time::Duration;
@@ -60,6 +60,10 @@ pub struct Meter {
     unsent: OnceLock<Arc<Gauge>>,
     cut: AtomicBool,
     data_frames_sent: AtomicU64,
+    /// Whether bytes wait for the peer to take others.
+    blocked: AtomicBool,
+    /// Streams that have something to send, but not before those bytes.
+    waiting: Mutex<Vec<Waker>>,
     watch: Mutex<Watch>,
     alarm: AtomicBool,
 }
@@ -101,6 +105,27 @@ impl Meter {
     fn holds(&self, unsent_bytes: usize) {
         if let Some(gauge) = self.unsent.get() {
             gauge.set(unsent_bytes as u64);
+        }
+    }
+
+    /// Ready while the peer takes what it is sent. What has to wait is then not taken from the hub: it would wait inside
+    /// h2, as much for each stream as its window admits.
+    pub(super) fn poll_unblocked(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.blocked.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // At most one for each stream of the connection.
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        if self.blocked.swap(blocked, Ordering::Relaxed) && !blocked {
+            let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -232,6 +257,7 @@ impl<T: Transport> Gathered<T> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.keep_rest();
+                    self.meter.set_blocked(true);
                     return Poll::Pending;
                 }
             }
@@ -239,6 +265,7 @@ impl<T: Transport> Gathered<T> {
         if !self.unsent.is_empty() {
             self.replace_unsent(Vec::new());
             self.meter.holds(0);
+            self.meter.set_blocked(false);
         }
         Poll::Ready(Ok(()))
     }

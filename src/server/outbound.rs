@@ -153,6 +153,9 @@ impl Outbound {
     /// message of up to half of the most window ever granted waits until it fits; a larger one goes in parts, at once
     /// to a peer that keeps up and after [`PARTIAL_SEND_AFTER`] to one that does not.
     fn room(&mut self, least: usize, most: usize, cx: &mut Context<'_>) -> Room {
+        if self.handle.meter.poll_unblocked(cx).is_pending() {
+            return Room::Wait;
+        }
         let most = most.max(least);
         if self.granted_max == 0 {
             // Once, to see how large the window is; what is not used is given back.

@@ -163,6 +163,39 @@ async fn a_peer_that_takes_no_bytes_is_cut_a_flush_timeout_after_its_stream_ende
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_peer_does_not_take_stays_in_the_tail_and_not_in_its_connection() {
+    const ROOM_BYTES: u64 = 512;
+    let mut crowd = Crowd::new(3).await;
+    let owner = crowd.house.user("stuck").await;
+    let options = Options { room: 512, connection_window: 1 << 24, ..window(1 << 20) };
+    let mut stuck = crowd.house.peer_with(options).await;
+    stuck.borrow_session(&owner);
+    let mut lines = Vec::new();
+    for _ in 0..8 {
+        lines.push(stuck.follow([follow(ROOM)]).await);
+    }
+    stuck.tap.shut();
+    // Its windows would take all of it; a connection that is stuck takes what one turn made at most.
+    crowd.say(300).await;
+    let taken: u64 = {
+        let hub = crowd.house.core.hub();
+        let of_stuck = hub.streams().filter(|stream| &*stream.principal.user == "stuck");
+        of_stuck.map(|stream| stream.delivered.bytes).sum()
+    };
+    let published = crowd.house.core.hub().streams().map(|stream| stream.delivered.bytes).max().unwrap();
+    assert!(8 * published > 10 * (ROOM_BYTES + 4096), "{published}");
+    assert!(taken < ROOM_BYTES + 4096, "{taken} of 8 times {published}");
+    // When it reads again it gets everything.
+    stuck.tap.open();
+    crowd.say(1).await;
+    for line in &lines {
+        assert_eq!(line.tape.events(ROOM), crowd.accepted);
+    }
+    drop((owner, stuck, lines));
+    crowd.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_unary_answer_that_nobody_reads_is_given_up_in_time() {
     let mut house = House::new();
     let owner = house.user("owner").await;
