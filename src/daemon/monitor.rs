@@ -132,7 +132,7 @@ impl Monitor {
     fn look_at_accounts(&mut self, core: &Core, vitals: &Vitals, now: Instant) {
         let rss_bytes = vitals.memory.rss_bytes;
         let accounts_bytes = core.hub().accounts_bytes(vitals.memory.start_bytes);
-        if self.returns.is_due(accounts_bytes, vitals.level) {
+        if self.returns.is_due(accounts_bytes, rss_bytes, vitals.level) {
             heap::give_back();
         }
         let told_lately = self.accounts_told_at.is_some_and(|at| now - at < ACCOUNTS_WARN_EVERY);
@@ -270,13 +270,15 @@ struct Returns {
 }
 
 impl Returns {
-    /// Once much was freed: when no more follows, or at once while memory is short.
-    fn is_due(&mut self, accounts_bytes: u64, level: Level) -> bool {
+    /// Once much was freed and no more follows; while memory is short, as long as the allocator keeps more than a fifth
+    /// of what is accounted for.
+    fn is_due(&mut self, accounts_bytes: u64, rss_bytes: u64, level: Level) -> bool {
         let is_falling = accounts_bytes < self.last_bytes;
         self.last_bytes = accounts_bytes;
         self.peak_bytes = self.peak_bytes.max(accounts_bytes);
-        let is_due = self.peak_bytes - accounts_bytes >= GIVE_BACK_AFTER_BYTES
-            && (!is_falling || level >= Level::High);
+        let has_freed = self.peak_bytes - accounts_bytes >= GIVE_BACK_AFTER_BYTES && !is_falling;
+        let is_short = level >= Level::High && rss_bytes > accounts_bytes + accounts_bytes / 5;
+        let is_due = has_freed || is_short;
         if is_due {
             self.peak_bytes = accounts_bytes;
         }
@@ -403,15 +405,13 @@ mod tests {
     fn freed_memory_is_given_back_once_when_no_more_follows_and_at_once_when_it_is_short() {
         let mut returns = Returns::default();
         let mut seen = |mib: &[u64], level| {
-            let due: Vec<bool> = mib.iter().map(|mib| returns.is_due(mib * MIB, level)).collect();
-            due
+            let due = |mib: &u64| returns.is_due(mib * MIB, 55 * MIB, level);
+            mib.iter().map(due).collect::<Vec<bool>>()
         };
-        assert_eq!(
-            seen(&[10, 50, 40, 20, 20, 20], Level::Elevated),
-            [false, false, false, false, true, false]
-        );
-        assert_eq!(seen(&[20, 60, 50, 40], Level::High), [false, false, true, true]);
-        assert_eq!(seen(&[41, 40, 41, 40, 40], Level::Normal), [false, false, false, false, true]);
+        let calm = [10, 50, 40, 20, 20, 20];
+        assert_eq!(seen(&calm, Level::Elevated), [false, false, false, false, true, false]);
+        assert_eq!(seen(&[20, 60, 50, 40], Level::High), [true, false, false, true]);
+        assert_eq!(seen(&[41, 39, 41, 40, 40], Level::Normal), [false, false, true, false, false]);
     }
 
     #[test]

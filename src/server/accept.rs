@@ -17,6 +17,7 @@ use crate::base::limits::{
 use crate::base::reason::{Cause, EndReason, Quota};
 use crate::runtime::ledger::Part;
 use crate::runtime::phase::Phase;
+use crate::runtime::pressure::Level;
 use crate::server::admission::{Addresses, HalfOpen, Permit};
 use crate::server::conn::Transport;
 use crate::server::tally::Throttle;
@@ -131,12 +132,17 @@ impl Acceptor {
                     log::debug!("{peer} went away: {error}");
                     return;
                 }
+                if self.core.vitals().level >= Level::Critical {
+                    // It could not open a stream anyway, and would cost more than one.
+                    let cause = Cause::server(EndReason::MemoryPressure);
+                    return self.turn_away(stream, &peer.to_string(), cause);
+                }
                 let Ok(connections) = Arc::clone(&self.connections).try_acquire_owned() else {
-                    return self.turn_away(stream, &peer.to_string(), CONNECTIONS, limits.connections_max);
+                    return self.full(stream, &peer.to_string(), CONNECTIONS, limits.connections_max);
                 };
                 let per_ip_max = limits.connections_per_ip_max;
                 let Some(address) = self.addresses.admit(peer.ip(), per_ip_max) else {
-                    return self.turn_away(stream, &peer.to_string(), CONNECTIONS_PER_IP, per_ip_max);
+                    return self.full(stream, &peer.to_string(), CONNECTIONS_PER_IP, per_ip_max);
                 };
                 let permit = Permit { _connections: connections, _address: Some(address) };
                 let opening = self.half_open.admit(Some(peer.ip()), limits.half_open_max);
@@ -146,7 +152,7 @@ impl Acceptor {
                 let Some(uid) = admitted_uid(&stream) else { return };
                 let peer = format!("uid={uid}");
                 let Ok(connections) = Arc::clone(&self.connections).try_acquire_owned() else {
-                    return self.turn_away(stream, &peer, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_MAX);
+                    return self.full(stream, &peer, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_MAX);
                 };
                 let permit = Permit { _connections: connections, _address: None };
                 let opening = self.half_open.admit(None, ADMIN_CONNECTIONS_MAX);
@@ -155,15 +161,19 @@ impl Acceptor {
         }
     }
 
-    /// Tells a client which limit it met, or, when enough others are being told, closes the connection.
-    fn turn_away<T: Transport>(&mut self, io: T, peer: &str, key: &'static str, value: u32) {
-        let number = self.core.tally.count_refused();
+    /// A limit was met.
+    fn full<T: Transport>(&mut self, io: T, peer: &str, key: &'static str, value: u32) {
         self.warnings.turned_away(peer, key, value);
+        self.turn_away(io, peer, Cause::quota(Quota { key, value: u64::from(value) }));
+    }
+
+    /// Tells a client why, or, when enough others are being told, closes the connection.
+    fn turn_away<T: Transport>(&mut self, io: T, peer: &str, cause: Cause) {
+        let number = self.core.tally.count_refused();
         let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() else { return };
         let (core, peer) = (Arc::clone(&self.core), peer.to_owned());
-        let quota = Quota { key, value: u64::from(value) };
         self.core.service.spawn(async move {
-            turned_away::run(&core, io, &peer, quota, number).await;
+            turned_away::run(&core, io, &peer, cause, number).await;
             drop(place);
         });
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -60,9 +60,9 @@ pub struct Meter {
     unsent: OnceLock<Arc<Gauge>>,
     cut: AtomicBool,
     data_frames_sent: AtomicU64,
-    /// Whether bytes wait for the peer to take others.
-    blocked: AtomicBool,
-    /// Streams that have something to send, but not before those bytes.
+    /// Handed to h2 since everything had left for the last time.
+    queued_bytes: AtomicUsize,
+    /// Streams that have something to send, but not before that.
     waiting: Mutex<Vec<Waker>>,
     watch: Mutex<Watch>,
     alarm: AtomicBool,
@@ -108,10 +108,10 @@ impl Meter {
         }
     }
 
-    /// Ready while the peer takes what it is sent. What has to wait is then not taken from the hub: it would wait inside
-    /// h2, as much for each stream as its window admits.
-    pub(super) fn poll_unblocked(&self, cx: &Context<'_>) -> Poll<()> {
-        if !self.blocked.load(Ordering::Relaxed) {
+    /// Ready while the peer takes what it is sent and less than [`UNSENT_BYTES_MAX`] is on its way to the kernel. More
+    /// is not taken from the hub: it would wait inside h2, as much for each stream as its window admits.
+    pub(super) fn poll_queue(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.queued_bytes.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
             return Poll::Ready(());
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,8 +122,14 @@ impl Meter {
         Poll::Pending
     }
 
-    fn set_blocked(&self, blocked: bool) {
-        if self.blocked.swap(blocked, Ordering::Relaxed) && !blocked {
+    /// The peer takes no more: neither do its streams.
+    fn blocked(&self) {
+        self.queued_bytes.fetch_max(UNSENT_BYTES_MAX, Ordering::Relaxed);
+    }
+
+    /// Everything has left, or what was handed over was dropped with its stream.
+    fn emptied(&self) {
+        if self.queued_bytes.swap(0, Ordering::Relaxed) >= UNSENT_BYTES_MAX {
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             waiting.into_iter().for_each(Waker::wake);
         }
@@ -135,8 +141,9 @@ impl Meter {
     }
 
     /// A DATA frame was handed to h2: the peer may send frames of its own for it.
-    pub(super) fn sent_data_frame(&self) {
+    pub(super) fn sent_data_frame(&self, bytes: usize) {
         self.data_frames_sent.fetch_add(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// What its frames say of the peer.
@@ -257,7 +264,7 @@ impl<T: Transport> Gathered<T> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.keep_rest();
-                    self.meter.set_blocked(true);
+                    self.meter.blocked();
                     return Poll::Pending;
                 }
             }
@@ -265,8 +272,8 @@ impl<T: Transport> Gathered<T> {
         if !self.unsent.is_empty() {
             self.replace_unsent(Vec::new());
             self.meter.holds(0);
-            self.meter.set_blocked(false);
         }
+        self.meter.emptied();
         Poll::Ready(Ok(()))
     }
 

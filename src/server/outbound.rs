@@ -153,7 +153,7 @@ impl Outbound {
     /// message of up to half of the most window ever granted waits until it fits; a larger one goes in parts, at once
     /// to a peer that keeps up and after [`PARTIAL_SEND_AFTER`] to one that does not.
     fn room(&mut self, least: usize, most: usize, cx: &mut Context<'_>) -> Room {
-        if self.handle.meter.poll_unblocked(cx).is_pending() {
+        if self.handle.meter.poll_queue(cx).is_pending() {
             return Room::Wait;
         }
         let most = most.max(least);
@@ -216,7 +216,7 @@ impl Outbound {
 
     fn send(&mut self, data: Bytes) -> bool {
         self.reserved = self.reserved.saturating_sub(data.remaining());
-        self.handle.meter.sent_data_frame();
+        self.handle.meter.sent_data_frame(data.remaining());
         self.send.send_data(data, false).is_ok()
     }
 

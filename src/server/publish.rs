@@ -108,7 +108,7 @@ pub(super) async fn serve(
             let Ok(mut send) = begin(&mut respond) else { return };
             // A few dozen bytes: sent without waiting for a window that could only be smaller on purpose.
             send.reserve_capacity(response.len());
-            peer.meter.sent_data_frame();
+            peer.meter.sent_data_frame(response.len());
             ignore_gone(send.send_data(response, false));
             ignore_gone(send.send_trailers(trailers(&Status::ok(""))));
         }

@@ -91,7 +91,7 @@ async fn send_whole(meter: &Meter, send: &mut SendStream<Bytes>, mut data: Bytes
                 Some(Err(_)) | None => return false,
             }
         }
-        meter.sent_data_frame();
+        meter.sent_data_frame(wanted);
         if send.send_data(data.split_to(wanted), false).is_err() {
             return false;
         }

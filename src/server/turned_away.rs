@@ -1,4 +1,4 @@
-//! Connections above a limit: a few at a time are told which limit and when to come back. A client that is only
+//! Connections there is no room for: a few at a time are told why and when to come back. A client that is only
 //! closed, or left in the kernel's queue, cannot know.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::base::limits;
 use crate::base::limits::{TURNED_AWAY_CALLS_MAX, TURNED_AWAY_RETRY};
-use crate::base::reason::{Cause, Quota};
+use crate::base::reason::Cause;
 use crate::runtime::phase::Phase;
 use crate::server::Core;
 use crate::server::call::refuse;
@@ -18,12 +18,12 @@ use crate::server::conn::{Conn, Transport};
 use crate::server::connection::drained;
 use crate::wire::status::{EndFacts, ended};
 
-/// Answers the first calls of `io` with the limit that was reached, then closes it; never lasts longer than
+/// Answers the first calls of `io` with `cause`, then closes it; never lasts longer than
 /// `limits.handshake_timeout`. `number` counts those turned away: each is told another time to come back.
-pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, quota: Quota, number: u64) {
+pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, cause: Cause, number: u64) {
     let limits = core.limits();
     let facts = EndFacts { retry_after: Some(retry_after(number)), ..EndFacts::default() };
-    let status = ended(&Cause::quota(quota), &facts);
+    let status = ended(&cause, &facts);
     let (conn, drain, _) = Conn::new(io);
     let mut phase = core.phase.watch();
     let told = tokio::select! {
@@ -32,7 +32,8 @@ pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, quota
         told = tokio::time::timeout(limits.handshake_timeout, tell(conn, &status)) => told.is_ok(),
         _ = drained(&drain) => false,
     };
-    log::debug!("{peer} was turned away at {}{}", quota.key, if told { "" } else { " and did not listen" });
+    let listened = if told { "" } else { " and did not listen" };
+    log::debug!("{peer} was turned away: {}{listened}", cause.text());
 }
 
 async fn tell<T: Transport>(conn: Conn<T>, status: &Status) -> Result<(), h2::Error> {
