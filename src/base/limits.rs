@@ -76,8 +76,8 @@ pub const SHED_STEPS_MAX: usize = 1000;
 pub const ACCOUNTS_SLACK_BYTES: u64 = 8 * 1024 * 1024;
 /// At most one warning in this time that accounts and resident set differ.
 pub const ACCOUNTS_WARN_EVERY: Duration = Duration::from_secs(60);
-/// The accounts have fallen by this much since their peak: time to give freed memory back. Less is soon used again.
-pub const GIVE_BACK_AFTER_BYTES: u64 = 1024 * 1024;
+/// How often freed memory is given back while it is not short. Judgement: what is freed and used again sooner need not go.
+pub const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 /// How long the worst loop lag is remembered.
 pub const LOOP_LAG_MEMORY: Duration = Duration::from_secs(60);
 /// Where the kernel does not tell how many descriptors are open (before 6.2), they are counted every so many ticks.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::base::bill::{budget_bytes, size_text};
 use crate::base::limits::{
-    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, GIVE_BACK_AFTER_BYTES, LOOP_LAG_MEMORY, Memory,
+    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, GIVE_BACK_EVERY, LOOP_LAG_MEMORY, Memory,
     SCALE_LEAST_PERMILLE, STALLED_ELEVATED_PERMILLE,
 };
 use crate::daemon::procfs::{Procfs, Reading};
@@ -132,7 +132,7 @@ impl Monitor {
     fn look_at_accounts(&mut self, core: &Core, vitals: &Vitals, now: Instant) {
         let rss_bytes = vitals.memory.rss_bytes;
         let accounts_bytes = core.hub().accounts_bytes(vitals.memory.start_bytes);
-        if self.returns.is_due(accounts_bytes, rss_bytes, vitals.level) {
+        if self.returns.is_due(accounts_bytes, rss_bytes, vitals.level, now) {
             heap::give_back();
         }
         let told_lately = self.accounts_told_at.is_some_and(|at| now - at < ACCOUNTS_WARN_EVERY);
@@ -264,25 +264,19 @@ fn tell_step(step: &Step) {
 /// When freed memory is to be given back to the system.
 #[derive(Debug, Default)]
 struct Returns {
-    /// Since the last time.
-    peak_bytes: u64,
-    last_bytes: u64,
+    next_at: Option<Instant>,
 }
 
 impl Returns {
-    /// Once much was freed and no more follows; while memory is short, as long as the allocator keeps more than a fifth
-    /// of what is accounted for.
-    fn is_due(&mut self, accounts_bytes: u64, rss_bytes: u64, level: Level) -> bool {
-        let is_falling = accounts_bytes < self.last_bytes;
-        self.last_bytes = accounts_bytes;
-        self.peak_bytes = self.peak_bytes.max(accounts_bytes);
-        let has_freed = self.peak_bytes - accounts_bytes >= GIVE_BACK_AFTER_BYTES && !is_falling;
-        let is_short = level >= Level::High && rss_bytes > accounts_bytes + accounts_bytes / 5;
-        let is_due = has_freed || is_short;
-        if is_due {
-            self.peak_bytes = accounts_bytes;
+    /// Now and then, and at every tick while memory is short, as long as the allocator keeps more than a fifth of what
+    /// is accounted for.
+    fn is_due(&mut self, accounts_bytes: u64, rss_bytes: u64, level: Level, now: Instant) -> bool {
+        let keeps_much = rss_bytes > accounts_bytes + accounts_bytes / 5;
+        let is_time = level >= Level::High || self.next_at.is_none_or(|next_at| now >= next_at);
+        if keeps_much && is_time {
+            self.next_at = Some(now + GIVE_BACK_EVERY);
         }
-        is_due
+        keeps_much && is_time
     }
 }
 
@@ -402,16 +396,16 @@ mod tests {
     }
 
     #[test]
-    fn freed_memory_is_given_back_once_when_no_more_follows_and_at_once_when_it_is_short() {
-        let mut returns = Returns::default();
-        let mut seen = |mib: &[u64], level| {
-            let due = |mib: &u64| returns.is_due(mib * MIB, 55 * MIB, level);
-            mib.iter().map(due).collect::<Vec<bool>>()
+    fn freed_memory_is_given_back_now_and_then_and_at_every_tick_while_it_is_short() {
+        let (start, mut returns) = (Instant::now(), Returns::default());
+        let mut is_due = |second, rss, level| {
+            returns.is_due(10 * MIB, rss * MIB, level, start + Duration::from_secs(second))
         };
-        let calm = [10, 50, 40, 20, 20, 20];
-        assert_eq!(seen(&calm, Level::Elevated), [false, false, false, false, true, false]);
-        assert_eq!(seen(&[20, 60, 50, 40], Level::High), [true, false, false, true]);
-        assert_eq!(seen(&[41, 39, 41, 40, 40], Level::Normal), [false, false, true, false, false]);
+        assert!(!is_due(0, 12, Level::Critical), "nothing to give");
+        assert!(is_due(1, 13, Level::Normal) && !is_due(2, 13, Level::Normal));
+        assert!(is_due(3, 13, Level::High) && is_due(4, 13, Level::High));
+        assert!(!is_due(5, 13, Level::Elevated));
+        assert!(is_due(4 + GIVE_BACK_EVERY.as_secs(), 13, Level::Normal));
     }
 
     #[test]
