@@ -230,7 +230,8 @@ async def end(hub, way, victim):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_neighbours_miss_nothing_when_a_client_ends_by(start, way):
-    settings = {"limits_connections_per_ip_max": 200}
+    # The whole crowd comes at once, from one address.
+    settings = {"limits_connections_per_ip_max": 200, "limits_half_open_max": 200}
     if way == "lease":
         settings |= {"limits_lease": "4s", "limits_heartbeat_interval": "1s"}
     hub = start(**settings)
