@@ -238,6 +238,44 @@ rule('session quota refuses the next login and names the limit', async (start) =
   await hub.session('bob');
 });
 
+rule('login above the sessions of the server is told when to come back', async (start) => {
+  const hub = await start({ limits_sessions_max: 1, limits_sessions_per_user_max: 1 });
+  await hub.session('alice');
+  const ending = (await refused(hub.session('bob'))).expect('RESOURCE_EXHAUSTED', 'QUOTA_EXCEEDED');
+  assert.match(JSON.stringify(ending.QuotaFailure), /limits\.sessions_max/);
+  const delay = milliseconds(ending.RetryInfo.retry_delay);
+  assert.ok(delay > 0);
+  assert.ok(Math.abs(Number(ending.metadata.get('grpc-retry-pushback-ms')[0]) - delay) <= 1);
+});
+
+rule('connection too many of an address is told which limit', async (start) => {
+  const hub = await start({ limits_connections_per_ip_max: 1 });
+  const alice = await hub.session('alice');
+  const stream = await alice.live('room/a');
+  const ending = (await refused(hub.session('bob'))).expect('RESOURCE_EXHAUSTED', 'QUOTA_EXCEEDED');
+  assert.match(JSON.stringify(ending.QuotaFailure), /limits\.connections_per_ip_max/);
+  assert.ok(Number(ending.metadata.get('grpc-retry-pushback-ms')[0]) >= 5000);
+  await alice.publish('room/a', 'x');
+  await stream.untilEvents(1);
+});
+
+rule('idle stream ends, one whose client heartbeats does not', async (start) => {
+  const hub = await start({ limits_stream_idle_timeout: '1s' });
+  const [alice, bob] = [await hub.session('alice'), await hub.session('bob')];
+  const [silent, kept] = [await alice.live('room/a'), await bob.live('room/a')];
+  const heart = setInterval(() => bob.heartbeat().catch(() => {}), 200);
+  try {
+    (await silent.untilEnded()).expect('ABORTED', 'IDLE_TIMEOUT');
+    await bob.publish('room/a', 'x');
+    await kept.untilEvents(1);
+    assert.equal(kept.ending, null);
+  } finally {
+    clearInterval(heart);
+  }
+  assert.equal((await hub.endedStreams(alice.id))[0].reason, 'IDLE_TIMEOUT');
+  (await kept.untilEnded()).expect('ABORTED', 'IDLE_TIMEOUT');
+});
+
 rule('same client name takes the session over', async (start) => {
   const hub = await start();
   const first = await hub.session('alice', 'laptop');
