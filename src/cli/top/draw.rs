@@ -168,7 +168,7 @@ fn memory(app: &App, part: Rect, buffer: &mut Buffer) {
         }
     }
     let details = format!(
-        "       budget {}, resident {}, accounts {}, tails {} of {}; E H C: levels begin",
+        "       budget {}, resident {}, accounts {}, tails {} of {}",
         show_bytes(memory.budget_bytes),
         show_bytes(status.rss_bytes),
         show_bytes(memory.accounts_bytes),

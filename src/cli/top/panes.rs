@@ -16,7 +16,7 @@ use crate::cli::top::table::grouped;
 const HELP_CELLS: u16 = 56;
 const CANCEL_CELLS: u16 = 70;
 
-const HELP: [&str; 13] = [
+const HELP: [&str; 14] = [
     "↑ ↓ PgUp PgDn Home End   select",
     "← →                      fold, unfold a session",
     "s S                      next column to sort by, reverse",
@@ -30,6 +30,7 @@ const HELP: [&str; 13] = [
     "Esc                      close, or quit",
     "q Ctrl-C                 quit",
     "Bars: lag to the largest. ▼ ▲: sorted by, which way.",
+    "E H C: where pressure ELEVATED, HIGH, CRITICAL begins.",
 ];
 
 /// The pane below the tree.

@@ -168,7 +168,7 @@ streamward 0.1.0  RUNNING  up 1m44s                                     every 2s
 connections 3  sessions 2  streams 3  subscriptions 4  topics 2  threads 1 of 2
 descriptors 18 of 1024  loop lag 1ms, worst 12ms
 memory ███████████████████████████████████E█▌····H····C·· 75% of 20 MiB ELEVATED
-       budget 32 MiB, resident 14 MiB, accounts 12 MiB, tails 1 MiB of 32 MiB; …
+       budget 32 MiB, resident 14 MiB, accounts 12 MiB, tails 1 MiB of 32 MiB
 events in 50/s        4s  events out 100/s      4s  bytes out 100 KiB/s   4s
                       ██                        ██                        ██
 ─ 2 sessions, 3 streams, largest lag first; lag bars to 64 KiB ─────────────────
