@@ -16,8 +16,9 @@ Examples:
   streamward shed --plan
   streamward shed --plan --json | jq '.steps[] | select(.next_tick)'
 
-The server sheds by itself, when memory is short and only as much as is needed: from pressure HIGH on sessions that
-missed their heartbeats, at CRITICAL streams, those furthest behind first. To end one by hand: streamward cancel.")]
+The server sheds by itself, when memory is short and only as much as is needed: from pressure
+HIGH on sessions that missed their heartbeats, at CRITICAL streams, those furthest behind first.
+To end one by hand: streamward cancel.")]
 pub(crate) struct ShedArgs {
     /// Only show it; there is no other way: shedding is the server's own doing
     #[arg(long, required = true)]
