@@ -233,9 +233,10 @@ impl Warnings {
     fn turned_away(&mut self, peer: &str, key: &'static str, value: u32) {
         let throttle = if key == CONNECTIONS { &mut self.full } else { &mut self.address_full };
         if let Some(count) = throttle.count(Instant::now()) {
+            let advice = if key == ADMIN_CONNECTIONS { "" } else { "; raise it if they are welcome" };
             log::warn!(
-                "turned away a connection from {peer} ({count} such since the last warning): there are \
-                 {key} = {value} already; raise it if they are welcome"
+                "turned away a connection from {peer} ({count} such since the last warning): {key} = {value} was \
+                 reached{advice}"
             );
         }
     }
