@@ -104,13 +104,13 @@ impl SessionService for SessionApi {
 
 /// Places that others hold may be free later; a user's own are theirs to free.
 fn no_room(core: &Core, peer: &Peer, refusal: &Refusal) -> Status {
-    match refusal {
-        Refusal::Quota(quota) if quota.key == "limits.sessions_max" => {
-            let retry_after = Some(core.retry_slot_of(peer.connection));
-            ended(&Cause::quota(*quota), &EndFacts { retry_after, ..EndFacts::default() })
-        }
-        refusal => auth::refusal(refusal),
+    if let Refusal::Quota(quota) = refusal
+        && quota.key == "limits.sessions_max"
+    {
+        let retry_after = Some(core.retry_slot_of(peer.connection));
+        return ended(&Cause::quota(*quota), &EndFacts { retry_after, ..EndFacts::default() });
     }
+    auth::refusal(refusal)
 }
 
 /// Counts a refused login.
