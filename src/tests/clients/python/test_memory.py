@@ -6,8 +6,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-import hubkit
-from hubkit import PATIENCE, SMALL_WINDOW, Ending, admin, eventually, message, session
+from hubkit import PATIENCE, SMALL_WINDOW, Ending, admin, eventually, session
 
 MIB = 1024 * 1024
 
@@ -87,7 +86,8 @@ def test_status_adds_up(hub):
 
 def test_plan_tells_who_would_end_in_order_and_ends_nobody(start):
     hub = start(limits_heartbeat_interval="500ms", limits_lease="60s")
-    slow, fast, silent = hub.session("slow", channel=hub.channel(SMALL_WINDOW)), hub.session("fast"), hub.session("silent")
+    slow = hub.session("slow", channel=hub.channel(SMALL_WINDOW))
+    fast, silent = hub.session("fast"), hub.session("silent")
     lagging = slow.subscribe_call("room/a")  # nobody reads it
     reads, quiet = fast.live("room/a"), silent.live("room/b")
 
@@ -104,7 +104,7 @@ def test_plan_tells_who_would_end_in_order_and_ends_nobody(start):
         return any(s.user == "slow" and s.lag_bytes > 20_000 for s in hub.streams())
 
     eventually("the slow reader to lag", lags)
-    answer = eventually("the silent session to be stale", lambda: (p := plan()).steps[0].rung == admin.STALE_SESSION and p)
+    answer = eventually("a stale session", lambda: (p := plan()).steps[0].rung == admin.STALE_SESSION and p)
     first, second = answer.steps[:2]
     assert (first.id, first.user, first.streams) == (silent.id, "silent", 1)
     assert first.silent_for.ToMilliseconds() >= 750
