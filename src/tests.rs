@@ -20,6 +20,7 @@ mod quota;
 mod random;
 mod resume;
 mod script;
+mod shortage;
 mod tape;
 mod tidy;
 mod valve;

@@ -66,6 +66,12 @@ impl<Key: Ord + Copy> Quiet<Key> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether a node has that place.
+    #[cfg(test)]
+    pub(super) fn contains(&self, since: Instant, key: Key) -> bool {
+        self.0.contains(&(since, key))
+    }
 }
 
 /// How long each kind may be quiet now.

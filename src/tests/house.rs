@@ -117,6 +117,12 @@ impl House {
         assert_eq!(hub.counted(), hub.recounted(), "subscriptions, control, unsent, tails, names");
     }
 
+    /// Everything in the hub fits together and keeps to its bounds. For when nobody has anything left to do.
+    pub(super) fn assert_sound(&self) {
+        self.assert_accounts();
+        self.core.hub().assert_sound();
+    }
+
     /// Every recorded end, oldest first.
     pub(super) fn ended(&self) -> Vec<Ended> {
         self.core.hub().ended().newest_first().into_iter().rev().collect()

@@ -99,7 +99,7 @@ impl Pressed {
 }
 
 /// Fails unless this is `MEMORY_PRESSURE` with a time to come back; returns the time.
-fn assert_pressed(status: &Status) -> Duration {
+pub(super) fn assert_pressed(status: &Status) -> Duration {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let details = end_details(status).expect("a refusal has details");
     assert_eq!(details.reason, EndReason::MemoryPressure);

@@ -10,6 +10,8 @@ use super::crowd::payload;
 use super::house::{EPOCH, House, follow, settle};
 use super::peer::{Line, Options, Peer};
 use crate::base::reason::EndReason;
+use crate::daemon::monitor::Monitor;
+use crate::runtime::pressure::Level;
 use crate::wire::v1;
 use crate::wire::v1::subscription::Start;
 
@@ -88,6 +90,10 @@ pub(super) enum Step {
     Advance {
         millis: u32,
     },
+    /// The monitor finds this much of the memory used; the level stays.
+    Pressure {
+        permille: u16,
+    },
     /// How many events of a topic the client's stream has.
     Expect {
         client: u8,
@@ -142,6 +148,8 @@ pub(super) struct Stage {
     pub(super) streams: Vec<Stream>,
     pub(super) logins: Vec<Login>,
     said: u64,
+    pub(super) monitor: Monitor,
+    pub(super) level: Level,
 }
 
 pub(super) fn topic(number: u8) -> String {
@@ -170,6 +178,8 @@ impl Stage {
             streams: Vec::new(),
             logins: Vec::new(),
             said: 0,
+            monitor: Monitor::new(1 << 30, 2),
+            level: Level::Normal,
         }
     }
 
@@ -181,6 +191,7 @@ impl Stage {
             self.step(*step).await;
             self.house.assert_accounts();
             settle().await;
+            self.house.assert_sound();
         }
     }
 
@@ -211,6 +222,7 @@ impl Stage {
             }
             Step::End { client, exit } => self.end(client, exit).await,
             Step::Advance { millis } => self.advance(millis).await,
+            Step::Pressure { permille } => self.pressure(permille).await,
             Step::Expect { client, topic: number, events } => {
                 let stream = self.stream_mut(client).expect("a client that is there");
                 let seen = stream.line.tape.events(&topic(number)).len();
@@ -266,6 +278,11 @@ impl Stage {
     async fn open(&mut self, client: u8, window: u32, deadline: Option<u16>) {
         self.end(client, Exit::Cut).await;
         settle().await;
+        let login = self.guests.get(&client).map(|guest| &self.logins[guest.login].id);
+        let takes_over = login.is_some_and(|id| self.house.has_session(id));
+        if !self.admits_login(takes_over) {
+            return self.be_refused(client).await;
+        }
         if let Some(old) = self.guests.remove(&client) {
             self.logins[old.login].caused.get_or_insert((Instant::now(), EndReason::SessionTakenOver));
         }
@@ -329,8 +346,10 @@ impl Stage {
             } else {
                 self.speaker.publish(&topic, payload, &id);
             }
-            // Nobody who reads may become slow by what comes at once.
-            if own || at % 8 == 7 {
+            // Nobody who reads may become slow by what comes at once, or lose its place in a tail that shrank. Before
+            // the last one everybody has run: it judges all who are slow.
+            let is_short = self.level >= Level::High;
+            if own || at % 8 == 7 || is_short || at + 2 == count {
                 settle().await;
             }
         }
@@ -431,6 +450,8 @@ impl Stage {
             self.cause(client, Some(Reason::AdminCancelled), Some(Reason::AdminCancelled));
             let mut admin = self.house.admin().await;
             admin.cancel(&session, "script", false).await.unwrap();
+        } else if !self.admits_login(true) {
+            self.be_refused(client).await;
         } else {
             self.cause(client, Some(Reason::SessionTakenOver), Some(Reason::SessionTakenOver));
             let granted = caller.login("guest", &format!("client{client}")).await;
@@ -438,6 +459,17 @@ impl Stage {
             self.logins.push(Login { id: granted.session_id, heard_at: Instant::now(), caused });
             caller.logout().await.unwrap();
         }
+    }
+
+    /// Gives a connection the session of a client; false when it has none. What it calls is traffic.
+    pub(super) fn borrow(&mut self, client: u8, peer: &mut Peer) -> bool {
+        let Some(guest) = self.guests.get(&client) else { return false };
+        if !self.house.has_session(&self.logins[guest.login].id) {
+            return false;
+        }
+        peer.borrow_session(&guest.peer);
+        self.logins[guest.login].heard_at = Instant::now();
+        true
     }
 
     /// Everyone reads again, long enough for what is sent in parts.
@@ -469,6 +501,7 @@ impl Stage {
 
     /// Lets go of every connection and checks that nothing is left.
     pub(super) async fn close(self) {
+        self.assert_warnings();
         drop((self.guests, self.talker, self.streams, self.witness, self.speaker));
         self.house.close().await;
     }
