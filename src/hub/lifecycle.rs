@@ -152,6 +152,8 @@ impl Hub {
             token: token.clone(),
             scope: self.service.child(),
             started_at: now,
+            lease: self.limits.lease,
+            silence: self.limits.stale_after(),
             heard_at: now,
             heartbeat_at: now,
             lease_entry: now,

@@ -1,6 +1,7 @@
 //! Who was heard of, and ending what was not for too long.
 
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -108,10 +109,11 @@ impl Hub {
         let mut expired = Vec::new();
         while let Some(key) = self.deadlines.leases.pop_due(timeouts.lease, now) {
             let Some(session) = self.session_mut(key) else { continue };
-            if session.heard_at + timeouts.lease > now {
-                session.lease_entry = session.heard_at;
-                let heard_at = session.heard_at;
-                self.deadlines.leases.insert(heard_at, key);
+            // A shorter lease is for sessions to come: this one keeps what it was promised.
+            let entry = session.heard_at + session.lease.saturating_sub(timeouts.lease);
+            if entry + timeouts.lease > now {
+                session.lease_entry = entry;
+                self.deadlines.leases.insert(entry, key);
             } else {
                 self.end_session(key, Cause::server(EndReason::SessionExpired), now);
                 expired.push(key);
@@ -123,22 +125,24 @@ impl Hub {
     fn reap_streams(&mut self, timeouts: &Timeouts, now: Instant) {
         let Some(timeout) = timeouts.stream_idle else { return };
         while let Some(key) = self.deadlines.streams.pop_due(timeout, now) {
-            let Some(quiet_since) = self.quiet_since(key) else { continue };
-            if quiet_since + timeout <= now {
+            let Some((quiet_since, silence)) = self.quiet_since(key) else { continue };
+            // Whoever heartbeats as it was told at login is not idle, even if the timeout is shorter now.
+            let entry = quiet_since + silence.saturating_sub(timeout);
+            if entry + timeout <= now {
                 self.end_stream(key, Cause::server(EndReason::IdleTimeout));
             } else if let Some(stream) = self.stream_mut(key) {
-                stream.quiet_entry = quiet_since;
-                self.deadlines.streams.insert(quiet_since, key);
+                stream.quiet_entry = entry;
+                self.deadlines.streams.insert(entry, key);
             }
         }
     }
 
-    /// Since when a live stream's client has not been heard of: neither on the stream nor by a heartbeat. What was
-    /// delivered does not count, a proxy or a stopped process takes that too.
-    fn quiet_since(&self, key: StreamKey) -> Option<Instant> {
+    /// Since when a live stream's client has not been heard of, neither on the stream nor by a heartbeat, and how long
+    /// it may be silent. What was delivered does not count, a proxy or a stopped process takes that too.
+    fn quiet_since(&self, key: StreamKey) -> Option<(Instant, Duration)> {
         let stream = self.stream(key)?;
         let session = self.session(stream.session)?;
-        Some(stream.heard_at.max(session.heartbeat_at))
+        Some((stream.heard_at.max(session.heartbeat_at), session.silence))
     }
 
     fn reap_connections(&mut self, timeouts: &Timeouts, now: Instant) {

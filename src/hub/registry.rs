@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -94,6 +95,10 @@ pub struct SessionState {
     pub scope: Scope,
     /// When it logged in.
     pub started_at: Instant,
+    /// The lease it was promised at login.
+    pub lease: Duration,
+    /// How long its client may be silent and has still done as it was told at login.
+    pub(super) silence: Duration,
     /// When its client was last heard of, by whatever traffic.
     pub heard_at: Instant,
     /// When its client last sent a heartbeat, which speaks for all of its streams.

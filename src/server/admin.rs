@@ -203,7 +203,7 @@ fn reason_number(cause: Option<&Cause>) -> i32 {
 }
 
 fn session_info(hub: &Hub, session: &SessionState) -> v1::SessionInfo {
-    let lease_until = session.heard_at + hub.limits().lease;
+    let lease_until = session.heard_at + hub.limits().lease.max(session.lease);
     v1::SessionInfo {
         id: session.key.to_string(),
         user: session.principal.user.to_string(),

@@ -203,6 +203,7 @@ fn admit(
     if let Err(retry_after) = take_one(&peer.opens, streams_max) {
         let quota = Quota { key: STREAM_OPENS, value: u64::from(streams_max) };
         let facts = EndFacts { retry_after: Some(retry_after), ..EndFacts::default() };
+        core.hub().count_refused_stream();
         return Err(Box::new(ended(&Cause::quota(quota), &facts)));
     }
     let (session, principal) = auth::session(core, peer, headers)?;

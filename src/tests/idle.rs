@@ -113,11 +113,41 @@ async fn an_idle_timeout_set_while_running_holds_for_streams_that_are_there() {
     house.core.reconfigure(limits, house.core.memory(), house.core.shutdown_times());
     settle().await;
     assert!(line.tape.is_live(), "its last heartbeat was just now");
-    pass(39).await;
+    // It was told to heartbeat every 30 s, and one may be late by half.
+    pass(44).await;
     assert!(line.tape.is_live());
     pass(1).await;
     line.tape.assert_ended(EndReason::IdleTimeout);
     drop((peer, line));
+    house.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shorter_timeouts_set_while_running_do_not_break_what_clients_were_promised() {
+    let mut house = House::new();
+    let mut old = house.user("old").await;
+    let old_line = old.open().await;
+    let second = Duration::from_secs(1);
+    let limits = Limits {
+        stream_idle_timeout: 4 * second,
+        lease: 10 * second,
+        heartbeat_interval: 3 * second,
+        ..Limits::default()
+    };
+    house.core.reconfigure(limits, house.core.memory(), house.core.shutdown_times());
+    let mut new = house.user("new").await;
+    let new_line = new.open().await;
+    for _ in 0..4 {
+        pass(30).await;
+        old.heartbeat().await.unwrap();
+    }
+    assert!(old_line.tape.is_live(), "it does as it was told");
+    new_line.tape.assert_ended(EndReason::IdleTimeout);
+    assert!(!house.has_session(&new.session_id));
+    pass(91).await;
+    old_line.tape.assert_ended(EndReason::IdleTimeout);
+    assert!(!house.has_session(&old.session_id));
+    drop((old, new, old_line, new_line));
     house.close().await;
 }
 
