@@ -134,7 +134,7 @@ impl Hub {
         let live_bytes_max = held_bytes_max.min(self.limits.tail_bytes_max);
         let held: Vec<usize> = self.all_topics().map(|topic| topic.tail.held_bytes()).collect();
         let of_all: usize = held.iter().sum();
-        let is_only_one = held.iter().any(|held_bytes| *held_bytes == of_all);
+        let is_only_one = held.contains(&of_all);
         assert!(of_all <= held_bytes_max || is_only_one, "{held:?}, more than {held_bytes_max}");
         let of_one = 2 * (live_bytes_max + EVENT_OVERHEAD_BYTES_MAX);
         assert!(held.iter().all(|held_bytes| *held_bytes <= of_one), "{held:?}, one more than {of_one}");

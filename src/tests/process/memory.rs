@@ -76,5 +76,6 @@ async fn what_a_crowd_needed_goes_back_or_serves_the_next_one() {
         third_kib <= most_kib,
         "{warm_kib} KiB warm, {first_kib} with a crowd, {third_kib} with the third"
     );
-    server.stop().await;
+    // A debug build keeps more than is accounted for, and says so.
+    server.terminate().await.0.expect(0);
 }
