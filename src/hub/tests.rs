@@ -10,7 +10,7 @@ use crate::hub::topics::TopicState;
 
 impl Hub {
     fn all_topics(&self) -> impl Iterator<Item = &TopicState> {
-        (0..self.limits.topics_max).filter_map(|slot| self.topics.get(slot))
+        (0..).filter_map(|slot| self.topics.get(slot)).take(self.topics.len())
     }
 
     /// What is left of sessions and streams beside their own entries: tokens, leases, cursors that wait or count.

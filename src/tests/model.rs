@@ -64,7 +64,7 @@ impl Stage {
 
     /// Each stream and each session has one record, with the first cause.
     pub(super) fn check_ends(&self) {
-        let (lease, idle) = (self.house.core.limits().lease, self.house.core.limits().stream_idle_timeout);
+        let lease = self.house.core.limits().lease;
         for stream in &self.streams {
             let record = self.house.stream_end(stream.number);
             let login = self.logins.iter().find(|login| login.id == stream.session).unwrap();
@@ -72,7 +72,7 @@ impl Stage {
             let deadline = stream.deadline_at.map(|at| (at, EndReason::DeadlineExceeded));
             let reason = record.cause.reason;
             let slow = reason == EndReason::SlowConsumer && stream.has_stalled;
-            let idle = (!idle.is_zero()).then(|| (stream.heard_at + idle, EndReason::IdleTimeout));
+            let idle = self.idle_at(stream.heard_at).map(|at| (at, EndReason::IdleTimeout));
             let causes = [stream.caused, lease_end, deadline, idle];
             assert!(slow || is_first(reason, causes), "{record:#?} but {causes:?}");
             if !stream.line.tape.is_live()

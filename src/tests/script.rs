@@ -150,6 +150,8 @@ pub(super) struct Stage {
     said: u64,
     pub(super) monitor: Monitor,
     pub(super) level: Level,
+    /// How long streams may be idle, from each of these times on; zero is off.
+    pub(super) idle_timeouts: Vec<(Instant, Duration)>,
 }
 
 pub(super) fn topic(number: u8) -> String {
@@ -180,6 +182,7 @@ impl Stage {
             said: 0,
             monitor: Monitor::new(1 << 30, 2),
             level: Level::Normal,
+            idle_timeouts: vec![(Instant::now(), idle_timeout)],
         }
     }
 
@@ -358,6 +361,7 @@ impl Stage {
     /// Lets time pass; the talker stays logged in.
     async fn advance(&mut self, millis: u32) {
         let until = Instant::now() + Duration::from_millis(millis.into());
+        self.talker.heartbeat().await.unwrap();
         while Instant::now() < until {
             let interval = self.house.core.limits().told_heartbeat_interval();
             tokio::time::sleep(interval.min(until - Instant::now())).await;
@@ -478,7 +482,7 @@ impl Stage {
             stream.is_stalled = false;
             stream.line.go_on();
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        self.advance(5000).await;
         settle().await;
     }
 

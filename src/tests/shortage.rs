@@ -52,6 +52,7 @@ impl Stage {
         let reading = Reading { rss_bytes, threads: 1, ..Reading::default() };
         self.monitor.tick(&self.house.core, &reading, Duration::ZERO, Instant::now());
         assert_eq!(self.house.core.vitals().level, self.level);
+        self.idle_timeouts.push((Instant::now(), self.idle_timeout(permille)));
         let after = self.gone();
         let sessions: Vec<String> =
             after.sessions.into_iter().filter(|id| !before.sessions.contains(id)).collect();
@@ -123,6 +124,25 @@ impl Stage {
         if self.level >= Level::High {
             assert!(gone.sessions.len() >= stale.len().min(ends_max), "{gone:?}, but stale are {stale:?}");
         }
+    }
+
+    /// What is left of the idle timeout of streams: a quarter from CRITICAL on, but who heartbeats as told is not idle.
+    fn idle_timeout(&self, permille: u16) -> Duration {
+        let (elevated, critical) = (700, 950);
+        let over = u32::from(permille.clamp(elevated, critical) - elevated);
+        let limits = self.house.core.limits();
+        let idle_timeout = limits.stream_idle_timeout;
+        let scaled = idle_timeout * (1000 - over * 750 / 250) / 1000;
+        scaled.max(idle_timeout.min(limits.stale_after()))
+    }
+
+    /// When a stream that was last heard of then is idle for too long.
+    pub(super) fn idle_at(&self, heard_at: Instant) -> Option<Instant> {
+        let ends = self.idle_timeouts.iter().skip(1).map(|(at, _)| Some(*at)).chain([None]);
+        self.idle_timeouts.iter().zip(ends).find_map(|((begin, timeout), end)| {
+            let due_at = (*begin).max(heard_at + *timeout);
+            (!timeout.is_zero() && end.is_none_or(|end| due_at < end)).then_some(due_at)
+        })
     }
 
     /// Whether a login of the client is let in.
