@@ -7,7 +7,7 @@ use super::script::{Exit, From, Stage, Step, TOPICS};
 use crate::daemon::Stopped;
 
 /// Seeds of one run.
-const SEEDS: u64 = 250;
+const SEEDS: u64 = 10_000;
 /// Clients of a script.
 const CLIENTS: u8 = 5;
 
