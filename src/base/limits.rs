@@ -46,7 +46,7 @@ pub const LOCAL_ERROR_RESETS_MAX: usize = 1024;
 /// How long a reset stream is remembered, so that late frames of it are no error.
 pub const RESET_MEMORY: Duration = Duration::from_secs(5);
 /// What a connection gathers for one system call, and what it holds when the kernel takes no more.
-pub const UNSENT_BYTES_MAX: usize = 32 * 1024;
+pub const UNSENT_BYTES_MAX: usize = 64 * 1024;
 /// Unsent bytes the kernel may hold per TCP connection.
 pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).
