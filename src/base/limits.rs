@@ -47,6 +47,11 @@ pub const LOCAL_ERROR_RESETS_MAX: usize = 1024;
 pub const RESET_MEMORY: Duration = Duration::from_secs(5);
 /// What a connection gathers for one system call, and what it holds when the kernel takes no more.
 pub const UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// The same while all connections together hold more than their share: one full frame, below which nothing would move.
+pub const UNSENT_BYTES_SHORT: usize = DATA_FRAME_BYTES_MAX;
+/// All connections together may hold one part in this many of the memory there may be before each holds less.
+/// Judgement: beside the idle cost of as many connections as fit, it is what a budget has left.
+pub const UNSENT_SHARE: u64 = 16;
 /// Unsent bytes the kernel may hold per TCP connection.
 pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).
@@ -74,8 +79,6 @@ pub const SHED_STEPS_MAX: usize = 1000;
 /// What accounts and resident set may differ by without a warning: pages the allocator keeps for the next time, and
 /// code that is paged in as it is used. A debug build pages in about 8 MiB.
 pub const ACCOUNTS_SLACK_BYTES: u64 = 8 * 1024 * 1024;
-/// At most one warning in this time that accounts and resident set differ.
-pub const ACCOUNTS_WARN_EVERY: Duration = Duration::from_secs(60);
 /// How often freed memory is given back while it is not short. Judgement: what is freed and used again sooner need not go.
 pub const GIVE_BACK_EVERY: Duration = Duration::from_secs(10);
 /// How long the worst loop lag is remembered.
@@ -85,7 +88,7 @@ pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
 /// This part of the time between two watchdog pings is for the answers to the question before: judgement. The ping then
 /// follows its question by an eighth of what systemd waits.
 pub const WATCHDOG_ANSWER_SHARE: u32 = 4;
-/// At most one warning of a kind about connections in this time.
+/// At most one warning of a kind in this time.
 pub const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections to the metrics page at once: a scraper or two and a person; more wait in the kernel's queue.
 pub const METRICS_CONNECTIONS_MAX: usize = 4;

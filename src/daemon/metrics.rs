@@ -17,11 +17,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::base::limits::{
     ACCEPT_BACKOFF, METRICS_CONNECTION_TIMEOUT, METRICS_CONNECTIONS_MAX, METRICS_HEADER_TIMEOUT,
-    METRICS_REQUEST_BYTES_MAX, WARN_EVERY,
+    METRICS_REQUEST_BYTES_MAX,
 };
 use crate::daemon::metrics_text;
 use crate::daemon::metrics_text::Format;
 use crate::runtime::scope::Scope;
+use crate::runtime::throttle::Throttle;
 use crate::server::Core;
 
 /// Where the page is.
@@ -30,7 +31,7 @@ pub const PATH: &str = "/metrics";
 /// Serves the page until `upkeep` ends, through the drain.
 pub async fn run(core: Arc<Core>, listener: TcpListener, upkeep: Scope) {
     let permits = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
-    let mut warned_at = None;
+    let mut told = Throttle::default();
     let work = async {
         loop {
             match next(&listener, &permits).await {
@@ -45,7 +46,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener, upkeep: Scope) {
                     });
                 }
                 Err(error) => {
-                    warn(&error, &mut warned_at, Instant::now());
+                    warn(&error, &mut told, Instant::now());
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
@@ -67,12 +68,11 @@ async fn next(
     Ok((stream, permit))
 }
 
-fn warn(error: &io::Error, warned_at: &mut Option<Instant>, now: Instant) {
-    if warned_at.is_none_or(|warned_at| now - warned_at >= WARN_EVERY) {
+fn warn(error: &io::Error, told: &mut Throttle, now: Instant) {
+    if let Some(count) = told.count(now) {
         log::warn!(
-            "cannot accept connections for the metrics: {error}; further ones this minute are not logged"
+            "cannot accept connections for the metrics: {error} ({count} such since the last warning)"
         );
-        *warned_at = Some(now);
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::base::bill::{budget_bytes, size_text};
 use crate::base::limits::{
-    ACCOUNTS_SLACK_BYTES, ACCOUNTS_WARN_EVERY, GIVE_BACK_EVERY, LOOP_LAG_MEMORY, Memory,
-    SCALE_LEAST_PERMILLE, STALLED_ELEVATED_PERMILLE,
+    ACCOUNTS_SLACK_BYTES, GIVE_BACK_EVERY, LOOP_LAG_MEMORY, Memory, SCALE_LEAST_PERMILLE,
+    STALLED_ELEVATED_PERMILLE, UNSENT_SHARE,
 };
 use crate::daemon::procfs::{Procfs, Reading};
 use crate::hub::shed::{Shortage, Step, Victim};
@@ -21,6 +21,7 @@ use crate::runtime::heap;
 use crate::runtime::ledger::Part;
 use crate::runtime::pressure::{Level, Permille, Thresholds, permille, scale};
 use crate::runtime::scope::Scope;
+use crate::runtime::throttle::Throttle;
 use crate::runtime::vitals::{MemoryVitals, Vitals};
 use crate::server::Core;
 
@@ -34,7 +35,7 @@ pub struct Monitor {
     start_bytes: u64,
     lags: Lags,
     returns: Returns,
-    accounts_told_at: Option<Instant>,
+    accounts_told: Throttle,
     is_blind: bool,
     has_too_many_threads: bool,
 }
@@ -70,7 +71,7 @@ impl Monitor {
             start_bytes: 0,
             lags: Lags::default(),
             returns: Returns::default(),
-            accounts_told_at: None,
+            accounts_told: Throttle::default(),
             is_blind: false,
             has_too_many_threads: false,
         }
@@ -135,11 +136,9 @@ impl Monitor {
         if self.returns.is_due(accounts_bytes, rss_bytes, vitals.level, now) {
             heap::give_back();
         }
-        let told_lately = self.accounts_told_at.is_some_and(|at| now - at < ACCOUNTS_WARN_EVERY);
-        if !differ(rss_bytes, accounts_bytes) || told_lately {
+        if !differ(rss_bytes, accounts_bytes) || self.accounts_told.count(now).is_none() {
             return;
         }
-        self.accounts_told_at = Some(now);
         log::warn!(
             "{} resident, {} by the server's own count: more than a fifth apart; `streamward status --json` has the \
              accounts",
@@ -234,6 +233,7 @@ fn relieve(core: &Core, vitals: &Vitals, memory: &Memory, thresholds: Thresholds
     let mut hub = core.hub();
     hub.set_idle_scale(vitals.idle_scale);
     hub.set_tails_scale(vitals.tails_scale);
+    hub.set_unsent_bytes_max(vitals.memory.ceiling_bytes / UNSENT_SHARE);
     if vitals.level >= Level::High {
         let shortage = Shortage {
             level: vitals.level,

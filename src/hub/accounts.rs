@@ -1,8 +1,6 @@
 //! What the hub knows to hold memory, holder by holder: the bill's constants times what is live, and exact bytes
 //! where they are known. Running counts, so that a look costs the same with two sessions or two thousand.
 
-use std::sync::atomic::Ordering;
-
 use crate::base::bill;
 use crate::hub::Hub;
 use crate::hub::registry::{ConnectionState, StreamState};
@@ -37,7 +35,7 @@ impl Hub {
             account("process", 1, start_bytes),
             each("connections: h2 buffers", connections, bill::H2_BUFFERS_BYTES),
             each("connections: task", connections, bill::CONNECTION_TASK_BYTES),
-            account("connections: unsent bytes", connections, self.unsent_bytes.load(Ordering::Relaxed)),
+            account("connections: unsent bytes", connections, self.unsent_bytes.get()),
             each("streams", streams, bill::STREAM_STATE_BYTES),
             account("streams: receipts and notices", streams, wide(self.control_bytes)),
             each("subscriptions", subscriptions, bill::CURSOR_BYTES),

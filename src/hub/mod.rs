@@ -23,7 +23,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use slab::Slab;
@@ -38,6 +37,7 @@ use crate::hub::ended::EndedRing;
 use crate::hub::registry::{ConnectionState, SessionState, StreamState, Token};
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
+use crate::runtime::gauge::Total;
 use crate::runtime::pressure::Permille;
 use crate::runtime::scope::Scope;
 
@@ -75,7 +75,7 @@ pub struct Hub {
     /// connections for their peers.
     subscriptions: usize,
     control_bytes: usize,
-    unsent_bytes: Arc<AtomicU64>,
+    unsent_bytes: Arc<Total>,
 }
 
 /// Why the hub did not do what was asked; nothing was changed.
@@ -170,6 +170,11 @@ impl Hub {
     pub fn tails_bytes_max(&self) -> usize {
         let scaled = self.limits.tails_bytes_max as u64 * u64::from(self.tails_scale) / 1000;
         usize::try_from(scaled).unwrap_or(usize::MAX)
+    }
+
+    /// Has connections hold less for peers that do not read once they hold that much together.
+    pub fn set_unsent_bytes_max(&mut self, unsent_bytes_max: u64) {
+        self.unsent_bytes.set_max(unsent_bytes_max);
     }
 
     fn stream(&self, key: StreamKey) -> Option<&StreamState> {

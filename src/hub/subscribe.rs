@@ -164,7 +164,7 @@ impl Hub {
     /// Live subscriptions of all streams.
     #[must_use]
     pub fn count_subscriptions(&self) -> usize {
-        self.streams().map(|stream| stream.cursors.iter().flatten().count()).sum()
+        self.subscriptions
     }
 }
 

@@ -1,5 +1,5 @@
 //! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure, rates, who still
-//! works.
+//! works, what is told how often.
 
 pub mod bucket;
 pub mod gauge;
@@ -8,4 +8,6 @@ pub mod ledger;
 pub mod phase;
 pub mod pressure;
 pub mod scope;
+pub mod spread;
+pub mod throttle;
 pub mod vitals;

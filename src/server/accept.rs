@@ -18,9 +18,9 @@ use crate::base::reason::{Cause, EndReason, Quota};
 use crate::runtime::ledger::Part;
 use crate::runtime::phase::Phase;
 use crate::runtime::pressure::Level;
+use crate::runtime::throttle::Throttle;
 use crate::server::admission::{Addresses, HalfOpen, Permit};
 use crate::server::conn::Transport;
-use crate::server::tally::Throttle;
 use crate::server::{Core, connection, turned_away};
 
 /// The limits a connection can meet.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::base::limits::UNSENT_BYTES_MAX;
+use crate::base::limits::{UNSENT_BYTES_MAX, UNSENT_BYTES_SHORT};
 use crate::runtime::gauge::Gauge;
 use crate::server::authority::AuthorityFilter;
 use crate::server::read_turn::ReadTurn;
@@ -108,10 +108,12 @@ impl Meter {
         }
     }
 
-    /// Ready while the peer takes what it is sent and less than [`UNSENT_BYTES_MAX`] is on its way to the kernel. More
-    /// is not taken from the hub: it would wait inside h2, as much for each stream as its window admits.
+    /// Ready while the peer takes what it is sent and less than [`UNSENT_BYTES_MAX`] is on its way to the kernel, or
+    /// [`UNSENT_BYTES_SHORT`] while all connections together hold too much. More is not taken from the hub: it would
+    /// wait inside h2, as much for each stream as its window admits.
     pub(super) fn poll_queue(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.queued_bytes.load(Ordering::Relaxed) < UNSENT_BYTES_MAX {
+        let queued_bytes = self.queued_bytes.load(Ordering::Relaxed);
+        if queued_bytes < UNSENT_BYTES_SHORT || queued_bytes < self.queue_bytes_max() {
             return Poll::Ready(());
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +124,11 @@ impl Meter {
         Poll::Pending
     }
 
+    fn queue_bytes_max(&self) -> usize {
+        let is_short = self.unsent.get().is_some_and(|gauge| gauge.total().is_full());
+        if is_short { UNSENT_BYTES_SHORT } else { UNSENT_BYTES_MAX }
+    }
+
     /// The peer takes no more: neither do its streams.
     fn blocked(&self) {
         self.queued_bytes.fetch_max(UNSENT_BYTES_MAX, Ordering::Relaxed);
@@ -129,7 +136,7 @@ impl Meter {
 
     /// Everything has left, or what was handed over was dropped with its stream.
     fn emptied(&self) {
-        if self.queued_bytes.swap(0, Ordering::Relaxed) >= UNSENT_BYTES_MAX {
+        if self.queued_bytes.swap(0, Ordering::Relaxed) >= UNSENT_BYTES_SHORT {
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             waiting.into_iter().for_each(Waker::wake);
         }
@@ -415,6 +422,7 @@ impl<T: Transport> AsyncWrite for Conn<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::gauge::Total;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
@@ -445,5 +453,28 @@ mod tests {
             total += far.read(&mut reader).await.unwrap();
         }
         assert_eq!(total, 1000);
+    }
+
+    #[tokio::test]
+    async fn while_all_together_hold_too_much_each_queues_one_frame() {
+        let total = Arc::new(Total::default());
+        let (_, _, meter) = Conn::new(tokio::io::duplex(1).0);
+        meter.count_unsent(Arc::new(Gauge::of(&total)));
+        let other = Gauge::of(&total);
+        let queues = || std::future::poll_fn(|cx| Poll::Ready(meter.poll_queue(cx).is_ready()));
+        total.set_max(100_000);
+        other.set(99_999);
+        meter.sent_data_frame(UNSENT_BYTES_SHORT);
+        assert!(queues().await);
+        other.set(100_000);
+        assert!(!queues().await);
+        meter.emptied();
+        meter.sent_data_frame(UNSENT_BYTES_SHORT - 1);
+        assert!(queues().await, "what moves is not held up");
+        other.set(0);
+        meter.sent_data_frame(UNSENT_BYTES_MAX - UNSENT_BYTES_SHORT);
+        assert!(queues().await);
+        meter.sent_data_frame(1);
+        assert!(!queues().await);
     }
 }

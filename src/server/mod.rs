@@ -49,6 +49,7 @@ use crate::runtime::bucket::Bucket;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::phase::{Phase, PhaseCell};
 use crate::runtime::scope::Scope;
+use crate::runtime::spread::spread;
 use crate::runtime::vitals::Vitals;
 use crate::server::conn::Meter;
 use crate::server::tally::Tally;
@@ -172,21 +173,12 @@ impl Core {
     /// When the client of this session should come back after a drain: its own slot in `[1, 2) × retry_after`.
     #[must_use]
     pub fn retry_slot(&self, session: SessionKey) -> Duration {
-        self.slot_of(session.incarnation)
+        spread(self.shutdown_times().retry_after, session.incarnation)
     }
 
     /// The same for a client without a session.
     fn retry_slot_of(&self, connection: ConnectionId) -> Duration {
-        self.slot_of(connection.0)
-    }
-
-    /// The golden-ratio sequence spreads any run of numbers evenly, so that reconnects do not stampede.
-    fn slot_of(&self, number: u64) -> Duration {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        let spread = number.wrapping_mul(GOLDEN) >> 48;
-        let retry_after = self.shutdown_times().retry_after;
-        let extra = (retry_after.as_millis() * u128::from(spread)) >> 16;
-        retry_after + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
+        spread(self.shutdown_times().retry_after, connection.0)
     }
 
     /// Tells every stream that the server is going down and when it may come back.

@@ -5,26 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::base::limits::WARN_EVERY;
-
-/// One warning in [`WARN_EVERY`] and a counter.
-#[derive(Debug, Default)]
-pub(super) struct Throttle {
-    told_at: Option<Instant>,
-    count: u64,
-}
-
-impl Throttle {
-    /// How often it happened since the last time, when it is time to tell.
-    pub(super) fn count(&mut self, now: Instant) -> Option<u64> {
-        self.count += 1;
-        if self.told_at.is_some_and(|told_at| now - told_at < WARN_EVERY) {
-            return None;
-        }
-        self.told_at = Some(now);
-        Some(std::mem::take(&mut self.count))
-    }
-}
+use crate::runtime::throttle::Throttle;
 
 /// Counters since the start.
 #[derive(Debug, Default)]

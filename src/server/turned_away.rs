@@ -2,7 +2,6 @@
 //! closed, or left in the kernel's queue, cannot know.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Connection, Handshake};
@@ -12,6 +11,7 @@ use crate::base::limits;
 use crate::base::limits::{TURNED_AWAY_CALLS_MAX, TURNED_AWAY_RETRY};
 use crate::base::reason::Cause;
 use crate::runtime::phase::Phase;
+use crate::runtime::spread::spread;
 use crate::server::Core;
 use crate::server::call::refuse;
 use crate::server::conn::{Conn, Transport};
@@ -22,7 +22,7 @@ use crate::wire::status::{EndFacts, ended};
 /// `limits.handshake_timeout`. `number` counts those turned away: each is told another time to come back.
 pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, cause: Cause, number: u64) {
     let limits = core.limits();
-    let facts = EndFacts { retry_after: Some(retry_after(number)), ..EndFacts::default() };
+    let facts = EndFacts { retry_after: Some(spread(TURNED_AWAY_RETRY, number)), ..EndFacts::default() };
     let status = ended(&cause, &facts);
     let (conn, drain, _) = Conn::new(io);
     let mut phase = core.phase.watch();
@@ -58,27 +58,4 @@ async fn tell<T: Transport>(conn: Conn<T>, status: &Status) -> Result<(), h2::Er
         }
     }
     Ok(())
-}
-
-/// In `[1, 2) × TURNED_AWAY_RETRY`, spread by the golden ratio: whoever is turned away together does not come back
-/// together.
-fn retry_after(number: u64) -> Duration {
-    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let spread = number.wrapping_mul(GOLDEN) >> 48;
-    let extra = (TURNED_AWAY_RETRY.as_millis() * u128::from(spread)) >> 16;
-    TURNED_AWAY_RETRY + Duration::from_millis(u64::try_from(extra).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn those_turned_away_come_back_one_by_one() {
-        let mut times: Vec<_> = (0..100).map(retry_after).collect();
-        times.sort();
-        times.dedup();
-        assert!(times.len() > 95, "{times:?}");
-        assert!(times.iter().all(|time| (TURNED_AWAY_RETRY..2 * TURNED_AWAY_RETRY).contains(time)));
-    }
 }
