@@ -15,6 +15,7 @@ mod idle;
 mod invalid;
 mod model;
 mod peer;
+mod pipeline;
 mod pressure;
 mod quota;
 mod random;

@@ -88,6 +88,24 @@ pub const DESCRIPTORS_COUNT_TICKS: u32 = 30;
 /// This part of the time between two watchdog pings is for the answers to the question before: judgement. The ping then
 /// follows its question by an eighth of what systemd waits.
 pub const WATCHDOG_ANSWER_SHARE: u32 = 4;
+/// Tasks of one client pipeline at once: each has a call of its own, and memory for it.
+pub const PIPELINE_TASKS_MAX: usize = 4096;
+/// Publishes of one client pipeline that wait for their receipts.
+pub const PIPELINE_IN_FLIGHT_MAX: usize = 1024;
+/// Items a client pipeline hands to a handler at once.
+pub const PIPELINE_BATCH_MAX: usize = 256;
+/// No time of a client pipeline is shorter.
+pub const PIPELINE_PATIENCE_MIN: Duration = Duration::from_millis(1);
+/// None is longer: a year, far from what a clock can hold.
+pub const PIPELINE_PATIENCE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// After a rate of the hub was reached, so many publishes go one at a time: in order, as fast as the rate admits.
+pub const PIPELINE_CAUTIOUS_RECEIPTS: u32 = 32;
+/// A pipeline's connection must be made within this time, whoever makes it.
+pub const PIPELINE_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tasks that were told to stop now are waited for this long: one may block the thread it is on.
+pub const PIPELINE_ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a minute without a failure the next one is the first again.
+pub const PIPELINE_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// At most one warning of a kind in this time.
 pub const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections to the metrics page at once: a scraper or two and a person; more wait in the kernel's queue.

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 
 use crate::base::id::{SessionKey, parse_stream_number};
 use crate::base::limits::PAGE_SIZE_MAX;
-use crate::client::connector::{Endpoint, channel};
+use crate::client::connector::{Endpoint, Keepalive, channel};
 use crate::client::error::ClientError;
 use crate::wire::v1;
 use crate::wire::v1::admin_service_client::AdminServiceClient;
@@ -75,7 +75,7 @@ impl Admin {
     /// # Errors
     /// [`ClientError::Connect`] when nobody listens there or the caller may not.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let channel = channel(&Endpoint::Unix(path.to_owned())).await?;
+        let channel = channel(&Endpoint::Unix(path.to_owned()), Keepalive::default()).await?;
         // A page holds at most 1,000 entries; their texts are bounded on the hub's side.
         let service = AdminServiceClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
         Ok(Self { service })

@@ -92,7 +92,27 @@ impl fmt::Display for Endpoint {
 /// # Errors
 /// [`ClientError::Connect`] when nobody answers within [`CONNECT_TIMEOUT`].
 pub async fn connect(endpoint: &Endpoint) -> Result<Client, ClientError> {
-    Ok(Client::new(channel(endpoint).await?))
+    connect_with(endpoint, Keepalive::default()).await
+}
+
+/// How soon a connection on which nothing moves is known to be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    /// Pinged this often.
+    pub(crate) interval: Duration,
+    /// Lost when a ping stays unanswered for this long.
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { interval: KEEP_ALIVE, timeout: KEEP_ALIVE }
+    }
+}
+
+/// The same with another keep-alive.
+pub(crate) async fn connect_with(endpoint: &Endpoint, keepalive: Keepalive) -> Result<Client, ClientError> {
+    Ok(Client::new(channel(endpoint, keepalive).await?))
 }
 
 /// Talks to a hub over one ready connection, for example one half of [`tokio::io::duplex`].
@@ -105,30 +125,31 @@ pub async fn connect_io<IO>(io: IO) -> Result<Client, ClientError>
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let connected = tuned("http://in-memory")?.connect_with_connector(Once(Some(io))).await;
+    let connected =
+        tuned("http://in-memory", Keepalive::default())?.connect_with_connector(Once(Some(io))).await;
     Ok(Client::new(connected.map_err(|error| connect_error("in memory".to_owned(), &error))?))
 }
 
 /// A channel with this module's timeouts and windows.
-pub(crate) async fn channel(endpoint: &Endpoint) -> Result<Channel, ClientError> {
+pub(crate) async fn channel(endpoint: &Endpoint, keepalive: Keepalive) -> Result<Channel, ClientError> {
     let connected = match endpoint {
-        Endpoint::Tcp(authority) => tuned(&format!("http://{authority}"))?.connect().await,
+        Endpoint::Tcp(authority) => tuned(&format!("http://{authority}"), keepalive)?.connect().await,
         Endpoint::Unix(path) => {
             // The authority a Unix socket has in gRPC's other implementations.
-            tuned("http://localhost")?.connect_with_connector(Unix(path.clone())).await
+            tuned("http://localhost", keepalive)?.connect_with_connector(Unix(path.clone())).await
         }
     };
     connected.map_err(|error| connect_error(endpoint.to_string(), &error))
 }
 
-fn tuned(uri: &str) -> Result<transport::Endpoint, ClientError> {
+fn tuned(uri: &str, keepalive: Keepalive) -> Result<transport::Endpoint, ClientError> {
     let endpoint = transport::Endpoint::from_shared(uri.to_owned())
         .map_err(|error| connect_error(uri.to_owned(), &error))?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(ANSWER_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .http2_keep_alive_interval(keepalive.interval)
+        .keep_alive_timeout(keepalive.timeout)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))

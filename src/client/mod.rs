@@ -44,6 +44,7 @@
 pub mod admin;
 pub mod connector;
 pub mod error;
+pub mod pipeline;
 pub mod session;
 pub mod stream;
 
@@ -53,5 +54,12 @@ mod tests;
 pub use crate::client::admin::Admin;
 pub use crate::client::connector::{Endpoint, connect, connect_io};
 pub use crate::client::error::ClientError;
+pub use crate::client::pipeline::config::{ConfigError, ConfigProblem, Credentials, PipelineConfig};
+pub use crate::client::pipeline::end::{EndWhy, HandlerError, TaskEnd, TaskState, TaskStatus};
+pub use crate::client::pipeline::halt::{Group, Stopping};
+pub use crate::client::pipeline::places::{Delivery, Target};
+pub use crate::client::pipeline::publisher::{Message, PendingReceipt, PublishError, Publisher};
+pub use crate::client::pipeline::run::Batch;
+pub use crate::client::pipeline::{Pipeline, ShutdownReport, StartError, Task, TaskHandle};
 pub use crate::client::session::{Client, Session};
 pub use crate::client::stream::{Item, MessageStream, Receipt, Sender, StreamEnd};

@@ -76,6 +76,19 @@ impl Client {
     /// [`ClientError::Refused`] for names the hub does not take, a full hub or one that is stopping;
     /// [`ClientError::Transport`] when the connection breaks.
     pub async fn login(&self, user: &str, password: &str, client_name: &str) -> Result<Session, ClientError> {
+        let mut session = self.login_quiet(user, password, client_name).await?;
+        let every = heartbeat_interval(&session.policy);
+        session.heartbeats.spawn(heartbeat(session.sessions.clone(), every));
+        Ok(session)
+    }
+
+    /// The same without a heartbeat: for who sends it and wants to see the answer.
+    pub(crate) async fn login_quiet(
+        &self,
+        user: &str,
+        password: &str,
+        client_name: &str,
+    ) -> Result<Session, ClientError> {
         let request = v1::LoginRequest {
             user: user.to_owned(),
             password: password.to_owned(),
@@ -83,23 +96,33 @@ impl Client {
         };
         let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?.into_inner();
         let policy = answer.policy.ok_or(ClientError::Contract("a login without a policy"))?;
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", answer.token))
+        let mut session = self.resume(&answer.token, policy)?;
+        session.id = answer.session_id;
+        session.previous_end = answer.previous_end;
+        Ok(session)
+    }
+
+    /// Acts for a session that is live already, by its token. Whether it still is shows at the first call. It does not
+    /// heartbeat by itself.
+    ///
+    /// # Errors
+    /// [`ClientError::Contract`] for a token that cannot be one.
+    pub(crate) fn resume(&self, token: &str, policy: v1::SessionPolicy) -> Result<Session, ClientError> {
+        let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| ClientError::Contract("a token that fits no metadata"))?;
         bearer.set_sensitive(true);
         let bearer = Bearer(bearer);
         let sessions = SessionServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
         let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer)
             .max_decoding_message_size(frame_bytes_max(&policy));
-        let mut heartbeats = JoinSet::new();
-        heartbeats.spawn(heartbeat(sessions.clone(), heartbeat_interval(&policy)));
         Ok(Session {
-            id: answer.session_id,
-            token: answer.token,
+            id: String::new(),
+            token: token.to_owned(),
             policy,
-            previous_end: answer.previous_end,
+            previous_end: None,
             sessions,
             messages,
-            heartbeats,
+            heartbeats: JoinSet::new(),
         })
     }
 }
@@ -150,6 +173,14 @@ impl Session {
         Ok(Position { epoch: answer.epoch, sequence: answer.sequence })
     }
 
+    /// Renews the lease and says how the hub is.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the session is over; [`ClientError::Transport`] when the connection is.
+    pub(crate) async fn heartbeat(&self) -> Result<v1::HeartbeatResponse, ClientError> {
+        Ok(self.sessions.clone().heartbeat(v1::HeartbeatRequest {}).await?.into_inner())
+    }
+
     /// Follows topics on a server stream of its own.
     ///
     /// # Errors
@@ -181,7 +212,12 @@ impl Session {
     /// lost, in which case the lease ends the session.
     pub async fn logout(mut self) -> Result<u32, ClientError> {
         self.heartbeats.abort_all();
-        Ok(self.sessions.logout(v1::LogoutRequest {}).await?.into_inner().streams_ended)
+        self.end().await
+    }
+
+    /// The same for a session that is shared and has no heartbeat of its own.
+    pub(crate) async fn end(&self) -> Result<u32, ClientError> {
+        Ok(self.sessions.clone().logout(v1::LogoutRequest {}).await?.into_inner().streams_ended)
     }
 }
 
@@ -209,7 +245,7 @@ async fn heartbeat(mut sessions: SessionServiceClient<Authorized>, every: Durati
 }
 
 /// The policy's interval; a third of the lease, or 30 s, when the hub names none.
-fn heartbeat_interval(policy: &v1::SessionPolicy) -> Duration {
+pub(crate) fn heartbeat_interval(policy: &v1::SessionPolicy) -> Duration {
     let duration = |field: Option<prost_types::Duration>| {
         field.and_then(|duration| Duration::try_from(duration).ok()).filter(|duration| !duration.is_zero())
     };

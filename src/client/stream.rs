@@ -123,6 +123,13 @@ impl MessageStream {
     }
 }
 
+impl MessageStream {
+    /// An item that is there already, without waiting.
+    pub(crate) fn next_at_hand(&mut self) -> Option<Item> {
+        self.waiting.pop_front()
+    }
+}
+
 /// The sending half of a message stream. Dropping it half-closes the stream: the hub delivers what is pending and
 /// ends it with `COMPLETED`.
 #[derive(Clone, Debug)]
@@ -146,13 +153,18 @@ impl Sender {
         message_id: &str,
         content_type: &str,
     ) -> Result<(), ClientError> {
-        self.send(client_frame::Kind::Publish(v1::Publish {
+        self.send_publish(v1::Publish {
             topic: topic.to_owned(),
             payload: payload.into(),
             message_id: message_id.to_owned(),
             content_type: content_type.to_owned(),
-        }))
+        })
         .await
+    }
+
+    /// The same, as the contract has it.
+    pub(crate) async fn send_publish(&self, publish: v1::Publish) -> Result<(), ClientError> {
+        self.send(client_frame::Kind::Publish(publish)).await
     }
 
     /// Follows a topic; the answer comes as [`Item::Subscribed`] or [`Item::Refused`].

@@ -1,6 +1,7 @@
 //! Mechanisms without a domain word: ownership of tasks, the phases of stopping, levels of pressure, rates, who still
 //! works, what is told how often.
 
+pub mod backoff;
 pub mod bucket;
 pub mod gauge;
 pub mod heap;

@@ -76,6 +76,12 @@ impl Scope {
         self.0.cause.get().or_else(|| self.0.parent.as_ref().and_then(Self::cause))
     }
 
+    /// The cause given to this very node, if it was not inherited.
+    #[must_use]
+    pub fn own_cause(&self) -> Option<&Cause> {
+        self.0.cause.get()
+    }
+
     /// Whether the node was asked to finish or to stop.
     #[must_use]
     pub fn is_ending(&self) -> bool {

@@ -49,10 +49,19 @@ impl House {
 
     /// With other limits than the defaults.
     pub(super) fn with(change: impl FnOnce(&mut Limits, &mut Shutdown)) -> Self {
+        Self::built(EPOCH, change)
+    }
+
+    /// With an order of its own, as after a restart.
+    pub(super) fn of_epoch(epoch: &str) -> Self {
+        Self::built(epoch, |_, _| ())
+    }
+
+    fn built(epoch: &str, change: impl FnOnce(&mut Limits, &mut Shutdown)) -> Self {
         catch_warnings();
         let (mut limits, mut shutdown) = (Limits::default(), Shutdown::default());
         change(&mut limits, &mut shutdown);
-        let core = Core::new(Epoch(EPOCH.into()), limits, Memory::default(), shutdown);
+        let core = Core::new(Epoch(epoch.into()), limits, Memory::default(), shutdown);
         let upkeep = Scope::root();
         let mut tasks = JoinSet::new();
         tasks.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));

@@ -124,6 +124,22 @@ pub fn overflow(subscription: &v1::Subscription) -> Overflow {
     }
 }
 
+/// A subscription as a client asks for it.
+#[must_use]
+pub fn subscription(topic: &str, start: Start, overflow: Overflow) -> v1::Subscription {
+    use crate::wire::v1::subscription::Start as Wire;
+    let start = match start {
+        Start::FromNow => Wire::FromNow(true),
+        Start::AllRetained => Wire::AllRetained(true),
+        Start::After(after) => Wire::After(position(after)),
+    };
+    let overflow = match overflow {
+        Overflow::Disconnect => v1::Overflow::Disconnect,
+        Overflow::Skip => v1::Overflow::Skip,
+    };
+    v1::Subscription { topic: topic.to_owned(), start: Some(start), overflow: overflow.into() }
+}
+
 /// A position on the wire.
 #[must_use]
 pub fn position(position: Position) -> v1::Position {

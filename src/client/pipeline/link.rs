@@ -1,0 +1,295 @@
+//! The one connection and session of a pipeline: made, watched by heartbeats, made again.
+//!
+//! Tasks look at its state and never connect themselves, so a thousand of them cost the hub one attempt at a time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::Code;
+
+use crate::base::limits::{PIPELINE_DIAL_TIMEOUT, PIPELINE_HEALTHY_AFTER};
+use crate::client::error::ClientError;
+use crate::client::pipeline::config::{Credentials, PipelineConfig};
+use crate::client::pipeline::retry::{Next, after_error};
+use crate::client::session::{Client, Session, heartbeat_interval};
+use crate::runtime::scope::Scope;
+use crate::wire::v1;
+
+/// How a pipeline gets a connection.
+pub type Dial = Box<dyn Fn() -> Dialling + Send + Sync>;
+/// A connection being made.
+pub type Dialling = Pin<Box<dyn Future<Output = Result<Client, ClientError>> + Send>>;
+
+/// A session on a connection that was well when last looked at.
+pub(super) struct Lane {
+    /// Each has its own number.
+    number: u64,
+    pub(super) session: Session,
+}
+
+/// How the link is.
+#[derive(Clone)]
+pub(super) enum State {
+    /// Under way, or waiting for the next attempt.
+    Connecting {
+        /// Attempts that failed, since the pipeline's start.
+        failed: u64,
+        /// Why the last one failed.
+        error: Option<Arc<ClientError>>,
+    },
+    Up(Arc<Lane>),
+    /// It will not come back, and why.
+    Closed(Arc<ClientError>),
+}
+
+/// What tasks see of the link.
+#[derive(Clone)]
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    doubts: Arc<Doubts>,
+}
+
+#[derive(Default)]
+struct Doubts {
+    /// The number of the lane in doubt, and when the hub may be asked again.
+    of: Mutex<(u64, Option<Instant>)>,
+    told: Notify,
+}
+
+impl Doubts {
+    fn lock(&self) -> MutexGuard<'_, (u64, Option<Instant>)> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// The lane once there is one. `failed` hears of attempts that failed meanwhile: how many more, and why; it says
+    /// whether to go on waiting.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub(super) async fn up(
+        &mut self,
+        mut failed: impl FnMut(u64, &ClientError) -> bool,
+    ) -> Result<Arc<Lane>, Option<Arc<ClientError>>> {
+        let mut counted = None;
+        loop {
+            match &*self.state.borrow_and_update() {
+                State::Up(lane) => return Ok(Arc::clone(lane)),
+                State::Closed(why) => return Err(Some(Arc::clone(why))),
+                State::Connecting { failed: total, error } => {
+                    let more = total - counted.unwrap_or(*total);
+                    counted = Some(*total);
+                    if let (1.., Some(error)) = (more, error)
+                        && !failed(more, error)
+                    {
+                        return Err(None);
+                    }
+                }
+            }
+            // The sender lives as long as the pipeline's tasks.
+            if self.state.changed().await.is_err() {
+                return Err(None);
+            }
+        }
+    }
+
+    /// Resolves when the lane is no longer the link's.
+    pub(super) async fn left(&mut self, lane: &Lane) {
+        let is_other = |state: &State| !matches!(state, State::Up(up) if up.number == lane.number);
+        // The sender lives as long as the pipeline's tasks.
+        let _ = self.state.wait_for(is_other).await;
+    }
+
+    /// Has the lane looked at; nobody need ask the hub again before `after`.
+    pub(super) fn doubt(&self, lane: &Lane, after: Option<Duration>) {
+        let not_before = after.map(|after| Instant::now() + after);
+        let mut doubt = self.doubts.lock();
+        *doubt = (doubt.0.max(lane.number), doubt.1.max(not_before));
+        self.doubts.told.notify_one();
+    }
+
+    /// The state now.
+    pub(super) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+}
+
+/// Why a lane is given up.
+enum Lost {
+    /// The pipeline is over.
+    Stopped,
+    /// The connection or the session: another attempt may help.
+    Failed(ClientError),
+}
+
+/// The task that keeps the link.
+pub(super) struct Keeper {
+    config: Arc<PipelineConfig>,
+    dial: Dial,
+    state: watch::Sender<State>,
+    doubts: Arc<Doubts>,
+    /// Ends when the pipeline no longer needs the link.
+    scope: Scope,
+    lanes: u64,
+    /// Of the session that is to go on, if there is one, with the policy it came with.
+    token: Option<(String, v1::SessionPolicy)>,
+}
+
+impl Keeper {
+    pub(super) fn new(config: Arc<PipelineConfig>, dial: Dial, scope: Scope) -> (Self, Link) {
+        let (state, watched) = watch::channel(State::Connecting { failed: 0, error: None });
+        let doubts = Arc::new(Doubts::default());
+        let token = match &config.credentials {
+            Credentials::User { .. } => None,
+            Credentials::Token(token) => Some((token.clone(), v1::SessionPolicy::default())),
+        };
+        let link = Link { state: watched, doubts: Arc::clone(&doubts) };
+        (Self { config, dial, state, doubts, scope, lanes: 0, token }, link)
+    }
+
+    /// Keeps the link until its scope ends; then logs out. Stops at once when the scope is aborted.
+    pub(super) async fn run(mut self) {
+        let scope = self.scope.clone();
+        tokio::select! {
+            biased;
+            () = scope.aborted() => {}
+            () = self.keep_up() => {}
+        }
+    }
+
+    async fn keep_up(&mut self) {
+        let (mut failed, mut failures) = (0, 0);
+        loop {
+            let scope = self.scope.clone();
+            let connected = tokio::select! {
+                biased;
+                () = scope.ending() => return,
+                connected = self.connect() => connected,
+            };
+            let up_at = Instant::now();
+            let error = match connected {
+                Ok(session) => match self.keep(session).await {
+                    Lost::Stopped => return,
+                    Lost::Failed(error) => error,
+                },
+                Err(error) => error,
+            };
+            if up_at.elapsed() >= PIPELINE_HEALTHY_AFTER {
+                failures = 0;
+            }
+            let Next::Again { after, .. } = self.judge(&error) else {
+                log::info!("{}: not connected again: {error}", self.config.endpoint);
+                self.state.send_replace(State::Closed(Arc::new(error)));
+                return;
+            };
+            failures += 1;
+            failed += 1;
+            log::info!("{}: {error}", self.config.endpoint);
+            self.state.send_replace(State::Connecting { failed, error: Some(Arc::new(error)) });
+            let wait = after.unwrap_or_else(|| self.config.backoff.delay(failures, dice()));
+            let told = self.doubts.lock().1.take();
+            let due = (Instant::now() + wait).max(told.unwrap_or_else(Instant::now));
+            tokio::select! {
+                () = self.scope.ending() => return,
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// Whether the error allows another attempt. A session that is over ends a pipeline that has only its token.
+    fn judge(&self, error: &ClientError) -> Next {
+        let is_over =
+            matches!(error, ClientError::Refused { status, .. } if status.code() == Code::Unauthenticated);
+        match &self.config.credentials {
+            Credentials::Token(_) if is_over => Next::Stop,
+            Credentials::Token(_) | Credentials::User { .. } => after_error(error),
+        }
+    }
+
+    /// A session: the one there was, when it is still live, or a new one.
+    async fn connect(&mut self) -> Result<Session, ClientError> {
+        let client = match timeout(PIPELINE_DIAL_TIMEOUT, (self.dial)()).await {
+            Ok(client) => client?,
+            Err(_) => return Err(ClientError::Transport { why: "no connection in time".to_owned() }),
+        };
+        if let Some((token, policy)) = self.token.take() {
+            let session = client.resume(&token, policy.clone())?;
+            match self.beat(&session).await {
+                Ok(()) => {
+                    self.token = Some((token, policy));
+                    return Ok(session);
+                }
+                // It is over. Whether a new one may follow is for the hub to say.
+                Err(error) if matches!(self.judge(&error), Next::Stop) => return Err(error),
+                Err(ClientError::Refused { status, .. }) if status.code() == Code::Unauthenticated => {}
+                Err(error) => {
+                    self.token = Some((token, policy));
+                    return Err(error);
+                }
+            }
+        }
+        let Credentials::User { user, password } = &self.config.credentials else {
+            return Err(ClientError::Contract("a session without a token"));
+        };
+        let session = client.login_quiet(user, password, &self.config.client_name).await?;
+        self.token = Some((session.token().to_owned(), session.policy().clone()));
+        Ok(session)
+    }
+
+    /// Heartbeats until the lane fails or the pipeline is over.
+    async fn keep(&mut self, session: Session) -> Lost {
+        self.lanes += 1;
+        let number = self.lanes;
+        let told = heartbeat_interval(session.policy());
+        let every = self.config.heartbeat_interval.map_or(told, |wanted| wanted.min(told));
+        let lane = Arc::new(Lane { number, session });
+        self.state.send_replace(State::Up(Arc::clone(&lane)));
+        let mut due = Instant::now() + every;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.scope.ending() => {
+                    log_out(&lane.session, self.config.ping_timeout).await;
+                    return Lost::Stopped;
+                }
+                () = self.doubts.told.notified() => {
+                    if self.doubts.lock().0 != number {
+                        continue;
+                    }
+                }
+                () = sleep_until(due) => {}
+            }
+            if let Err(error) = self.beat(&lane.session).await {
+                return Lost::Failed(error);
+            }
+            self.doubts.lock().0 = 0;
+            due = Instant::now() + every;
+        }
+    }
+
+    async fn beat(&self, session: &Session) -> Result<(), ClientError> {
+        match timeout(self.config.ping_timeout, session.heartbeat()).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(_) => Err(ClientError::Transport { why: "a heartbeat was not answered in time".to_owned() }),
+        }
+    }
+}
+
+/// The hub's lease ends what cannot be told to it.
+async fn log_out(session: &Session, patience: Duration) {
+    match timeout(patience, session.end()).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => log::debug!("not logged out, the session will expire: {error}"),
+        Err(_) => log::debug!("not logged out in time, the session will expire"),
+    }
+}
+
+/// Any number, another each time. Where there is none, waits are only less spread.
+pub(super) fn dice() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}

@@ -1,0 +1,4 @@
+//! The pipeline against the whole server, on a paused clock over memory.
+
+mod basics;
+mod line;
