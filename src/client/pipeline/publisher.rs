@@ -371,10 +371,12 @@ impl Worker {
                 return Left::Done;
             }
             let queue = &self.queue;
-            let not_before = queue.not_before.unwrap_or_else(Instant::now);
             let send = async {
                 let Some(publish) = queue.next() else { return std::future::pending().await };
-                sleep_until(not_before).await;
+                // A sleep takes a millisecond even when it is over.
+                if let Some(not_before) = queue.not_before.filter(|at| *at > Instant::now()) {
+                    sleep_until(not_before).await;
+                }
                 sender.send_publish(publish.clone()).await
             };
             tokio::select! {
