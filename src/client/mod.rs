@@ -44,6 +44,7 @@
 pub mod admin;
 pub mod connector;
 pub mod error;
+pub mod guide;
 pub mod pipeline;
 pub mod session;
 pub mod stream;

@@ -96,8 +96,7 @@ impl Client {
         };
         let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?.into_inner();
         let policy = answer.policy.ok_or(ClientError::Contract("a login without a policy"))?;
-        let mut session = self.resume(&answer.token, policy)?;
-        session.id = answer.session_id;
+        let mut session = self.resume(&answer.session_id, &answer.token, policy)?;
         session.previous_end = answer.previous_end;
         Ok(session)
     }
@@ -107,7 +106,12 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Contract`] for a token that cannot be one.
-    pub(crate) fn resume(&self, token: &str, policy: v1::SessionPolicy) -> Result<Session, ClientError> {
+    pub(crate) fn resume(
+        &self,
+        id: &str,
+        token: &str,
+        policy: v1::SessionPolicy,
+    ) -> Result<Session, ClientError> {
         let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| ClientError::Contract("a token that fits no metadata"))?;
         bearer.set_sensitive(true);
@@ -116,7 +120,7 @@ impl Client {
         let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer)
             .max_decoding_message_size(frame_bytes_max(&policy));
         Ok(Session {
-            id: String::new(),
+            id: id.to_owned(),
             token: token.to_owned(),
             policy,
             previous_end: None,

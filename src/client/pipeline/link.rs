@@ -136,20 +136,28 @@ pub(super) struct Keeper {
     /// Ends when the pipeline no longer needs the link.
     scope: Scope,
     lanes: u64,
-    /// Of the session that is to go on, if there is one, with the policy it came with.
-    token: Option<(String, v1::SessionPolicy)>,
+    /// The session that is to go on, if there is one.
+    known: Option<Known>,
+}
+
+/// What is needed to act for a session on another connection.
+#[derive(Clone, Default)]
+struct Known {
+    id: String,
+    token: String,
+    policy: v1::SessionPolicy,
 }
 
 impl Keeper {
     pub(super) fn new(config: Arc<PipelineConfig>, dial: Dial, scope: Scope) -> (Self, Link) {
         let (state, watched) = watch::channel(State::Connecting { failed: 0, error: None });
         let doubts = Arc::new(Doubts::default());
-        let token = match &config.credentials {
+        let known = match &config.credentials {
             Credentials::User { .. } => None,
-            Credentials::Token(token) => Some((token.clone(), v1::SessionPolicy::default())),
+            Credentials::Token(token) => Some(Known { token: token.clone(), ..Known::default() }),
         };
         let link = Link { state: watched, doubts: Arc::clone(&doubts) };
-        (Self { config, dial, state, doubts, scope, lanes: 0, token }, link)
+        (Self { config, dial, state, doubts, scope, lanes: 0, known }, link)
     }
 
     /// Keeps the link until its scope ends; then logs out. Stops at once when the scope is aborted.
@@ -217,18 +225,18 @@ impl Keeper {
             Ok(client) => client?,
             Err(_) => return Err(ClientError::Transport { why: "no connection in time".to_owned() }),
         };
-        if let Some((token, policy)) = self.token.take() {
-            let session = client.resume(&token, policy.clone())?;
+        if let Some(known) = self.known.take() {
+            let session = client.resume(&known.id, &known.token, known.policy.clone())?;
             match self.beat(&session).await {
                 Ok(()) => {
-                    self.token = Some((token, policy));
+                    self.known = Some(known);
                     return Ok(session);
                 }
                 // It is over. Whether a new one may follow is for the hub to say.
                 Err(error) if matches!(self.judge(&error), Next::Stop) => return Err(error),
                 Err(ClientError::Refused { status, .. }) if status.code() == Code::Unauthenticated => {}
                 Err(error) => {
-                    self.token = Some((token, policy));
+                    self.known = Some(known);
                     return Err(error);
                 }
             }
@@ -237,7 +245,11 @@ impl Keeper {
             return Err(ClientError::Contract("a session without a token"));
         };
         let session = client.login_quiet(user, password, &self.config.client_name).await?;
-        self.token = Some((session.token().to_owned(), session.policy().clone()));
+        self.known = Some(Known {
+            id: session.id().to_owned(),
+            token: session.token().to_owned(),
+            policy: session.policy().clone(),
+        });
         Ok(session)
     }
 
