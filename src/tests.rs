@@ -24,5 +24,6 @@ mod script;
 mod shortage;
 mod tape;
 mod tidy;
+mod tokens;
 mod valve;
 mod watchdog;

@@ -28,8 +28,8 @@ pub const CURSOR_BYTES: u64 = 128;
 pub const SESSION_BYTES: u64 = KIB;
 /// A topic beside its name and tail: table entries, waiting list. Estimate.
 pub const TOPIC_BYTES: u64 = 256;
-/// An ended stream or session beside its note: names and numbers. Estimate.
-const ENDED_BYTES: u64 = 256;
+/// An ended stream or session beside its note: names, numbers and a session's token. Estimate.
+const ENDED_BYTES: u64 = 288;
 
 /// One holder of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

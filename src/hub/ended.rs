@@ -15,17 +15,19 @@ use crate::base::id::SessionKey;
 use crate::base::limits::ENDED_KEPT_MAX;
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason, Quota};
-use crate::hub::registry::{Ended, EndedNode};
+use crate::hub::registry::{Ended, EndedNode, Token};
 
 /// Room for the texts of one record without growing: names and who asked. Notes are rare.
 const TEXTS_BYTES: usize = 64;
 
 /// The last [`ENDED_KEPT_MAX`] ended streams, and as many ended sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EndedRing {
     count: u64,
     streams: Ring,
     sessions: Ring,
+    /// The tokens of the sessions, in the order of their records: apart, so that a look for one reads nothing else.
+    tokens: VecDeque<Token>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,17 @@ struct Record {
     ended_at: Instant,
     /// Lengths of user, client name, note, and who asked.
     lengths: [usize; 4],
+}
+
+impl Default for EndedRing {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            streams: Ring::default(),
+            sessions: Ring::default(),
+            tokens: VecDeque::with_capacity(ENDED_KEPT_MAX),
+        }
+    }
 }
 
 impl Default for Ring {
@@ -113,6 +126,13 @@ impl Ring {
         }
     }
 
+    /// The record at this place, the oldest is at 0.
+    fn at(&self, place: usize) -> Option<Ended> {
+        let record = self.records.get(place)?;
+        let texts_at = self.records.range(..place).map(Record::texts_bytes).sum();
+        Some(self.read(record, texts_at))
+    }
+
     fn text(&self, range: Range<usize>) -> Arc<str> {
         let bytes: Vec<u8> = self.texts.range(range).copied().collect();
         String::from_utf8_lossy(&bytes).into()
@@ -127,20 +147,29 @@ impl Ring {
 }
 
 impl EndedRing {
-    pub(super) fn push(&mut self, mut ended: Ended) {
+    pub(super) fn push_stream(&mut self, mut ended: Ended) {
         self.count += 1;
         ended.number = self.count;
-        match ended.node {
-            EndedNode::Session => self.sessions.push(&ended),
-            EndedNode::Stream { .. } => self.streams.push(&ended),
+        self.streams.push(&ended);
+    }
+
+    pub(super) fn push_session(&mut self, mut ended: Ended, token: Token) {
+        self.count += 1;
+        ended.number = self.count;
+        self.sessions.push(&ended);
+        if self.tokens.len() == ENDED_KEPT_MAX {
+            self.tokens.pop_front();
         }
+        self.tokens.push_back(token);
     }
 
     /// How many are kept, and the memory they use.
     #[must_use]
     pub fn account(&self) -> (usize, usize) {
         let of = |ring: &Ring| ring.records.len() * size_of::<Record>() + ring.texts.len();
-        (self.streams.records.len() + self.sessions.records.len(), of(&self.streams) + of(&self.sessions))
+        let tokens_bytes = self.tokens.len() * size_of::<Token>();
+        let count = self.streams.records.len() + self.sessions.records.len();
+        (count, of(&self.streams) + of(&self.sessions) + tokens_bytes)
     }
 
     /// Newest first.
@@ -151,6 +180,21 @@ impl EndedRing {
         all.extend::<Vec<Ended>>(of(&self.sessions));
         all.sort_by_key(|ended| Reverse(ended.number));
         all
+    }
+
+    /// How the session of this token ended. A scan of 16 KiB at most, and only for a call that is refused anyway; an
+    /// index would cost every end of a session.
+    #[must_use]
+    pub fn session_of_token(&self, token: &Token) -> Option<Ended> {
+        let place = self.tokens.iter().rposition(|other| other == token)?;
+        self.sessions.at(place)
+    }
+
+    /// How this session ended.
+    #[must_use]
+    pub fn session(&self, key: SessionKey) -> Option<Ended> {
+        let place = self.sessions.records.iter().rposition(|record| record.session == key)?;
+        self.sessions.at(place)
     }
 
     /// How the last session of this user and client name ended.
@@ -183,6 +227,11 @@ mod tests {
         }
     }
 
+    /// The token of the session with that number.
+    fn token(number: u64) -> Token {
+        Token(std::array::from_fn(|at| number.to_le_bytes().get(at).copied().unwrap_or(171)))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_last_ends_are_read_back_as_they_were_whatever_the_length_of_their_texts() {
         let mut ring = EndedRing::default();
@@ -191,10 +240,18 @@ mod tests {
             let note = "é".repeat(number % (NOTE_BYTES_MAX / 2));
             let one = ended(number as u64, &format!("user{number}"), "phone", &note);
             pushed.push(one.clone());
-            ring.push(one);
+            ring.push_session(one, token(number as u64));
         }
+        let forgotten = pushed[pushed.len() - ENDED_KEPT_MAX - 1].clone();
         let kept: Vec<Ended> = pushed.into_iter().rev().take(ENDED_KEPT_MAX).collect();
         assert_eq!(ring.newest_first(), kept);
+        for one in kept {
+            assert_eq!(ring.session_of_token(&token(one.number)).as_ref(), Some(&one));
+            assert_eq!(ring.session(one.session), Some(one));
+        }
+        assert_eq!(ring.session_of_token(&token(forgotten.number)), None);
+        assert_eq!(ring.session(forgotten.session), None);
+        assert_eq!(ring.tokens.len(), ENDED_KEPT_MAX);
         let texts_bytes: usize = ring.sessions.records.iter().map(Record::texts_bytes).sum();
         assert_eq!(ring.sessions.texts.len(), texts_bytes);
     }
@@ -204,7 +261,7 @@ mod tests {
         let mut ring = EndedRing::default();
         // Together the same bytes.
         for (number, (user, client_name)) in (1..).zip([("ab", "c"), ("a", "bc"), ("ab", "c"), ("ab", "")]) {
-            ring.push(ended(number, user, client_name, ""));
+            ring.push_session(ended(number, user, client_name, ""), token(number));
         }
         let number = |user, client_name| {
             ring.last_session_of(&Principal::new(user, client_name).unwrap()).map(|ended| ended.number)
@@ -219,21 +276,31 @@ mod tests {
         let buffers = |ring: &EndedRing| {
             let Ring { records, texts } = &ring.sessions;
             (
-                records.capacity(),
-                texts.capacity(),
+                [records.capacity(), texts.capacity(), ring.tokens.capacity()],
                 records.as_slices().0.as_ptr(),
                 texts.as_slices().0.as_ptr(),
+                ring.tokens.as_slices().0.as_ptr(),
             )
         };
-        ring.push(ended(1, "anna", "phone", ""));
+        ring.push_session(ended(1, "anna", "phone", ""), token(1));
         let before = buffers(&ring);
         let mut names = Vec::new();
         for number in 2..=(ENDED_KEPT_MAX as u64) {
             let one = ended(number, "anna", "phone", "");
             names.push(Arc::downgrade(&one.principal.user));
-            ring.push(one);
+            ring.push_session(one, token(number));
         }
         assert_eq!(buffers(&ring), before);
         assert!(names.iter().all(|name| name.upgrade().is_none()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_are_counted_and_not_shown() {
+        let mut ring = EndedRing::default();
+        ring.push_session(ended(1, "anna", "phone", ""), token(1));
+        let shown = format!("{ring:?}");
+        assert!(shown.contains("Token(secret)") && !shown.contains("171, 171"), "{shown}");
+        let (count, bytes) = ring.account();
+        assert_eq!((count, bytes), (1, size_of::<Record>() + "annaphoneserver".len() + 32));
     }
 }

@@ -215,7 +215,7 @@ impl Hub {
                 stream.wake_pump();
             }
         }
-        self.ended.push(Ended {
+        let ended = Ended {
             number: 0,
             node: EndedNode::Session,
             session: key,
@@ -223,7 +223,8 @@ impl Hub {
             cause,
             started_at: session.started_at,
             ended_at: now,
-        });
+        };
+        self.ended.push_session(ended, session.token);
         Some(LoggedOut { scope: session.scope, streams })
     }
 
@@ -334,7 +335,7 @@ impl Hub {
             carrier.close_if_unused();
         }
         self.stats.streams_ended[cause.reason.index()] += 1;
-        self.ended.push(Ended {
+        self.ended.push_stream(Ended {
             number: 0,
             node: EndedNode::Stream {
                 key,

@@ -70,6 +70,7 @@ impl Hub {
         assert_eq!(self.deadlines.leases.len(), self.sessions.len(), "leases");
         for session in self.sessions() {
             assert_eq!(self.tokens.get(&session.token), Some(&session.key));
+            assert_eq!(self.ended.session_of_token(&session.token), None, "{} is live", session.key);
             assert!(self.deadlines.leases.contains(session.lease_entry, session.key));
             assert!(!session.scope.is_ending(), "{} has ended", session.key);
             assert!(session.streams.len() <= limits.streams_per_session_max as usize);

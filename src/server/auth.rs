@@ -6,9 +6,9 @@ use tonic::Status;
 
 use crate::base::id::SessionKey;
 use crate::base::principal::Principal;
-use crate::base::reason::Cause;
+use crate::base::reason::{Cause, Retry};
 use crate::hub::Refusal;
-use crate::hub::registry::Token;
+use crate::hub::registry::{Ended, Token};
 use crate::server::{Core, Peer};
 use crate::wire::status;
 
@@ -26,14 +26,27 @@ pub(super) fn session(
         unauthenticated("metadata `authorization` must be `Bearer <token>` with the token of Login")
     })?;
     let known = core.hub().authenticate(&token, peer.connection, Instant::now());
-    known.ok_or_else(|| match core.refusing() {
-        // The drain ended the session; logging in again would be refused as well.
-        Some(cause) => {
-            let retry_after = Some(core.shutdown_times().retry_after);
-            Box::new(status::ended(&cause, &status::EndFacts { retry_after, ..Default::default() }))
-        }
-        None => unauthenticated("this token is of no live session: log in again"),
+    known.ok_or_else(|| {
+        let ended = core.hub().ended().session_of_token(&token);
+        Box::new(no_session(core, ended.as_ref()))
     })
+}
+
+/// What a call is told whose session is not live; `ended` when it is known how that ended.
+fn no_session(core: &Core, ended: Option<&Ended>) -> Status {
+    if let Some(cause) = core.refusing() {
+        // The drain ended the session; logging in again would be refused as well.
+        let retry_after = Some(core.shutdown_times().retry_after);
+        return status::ended(&cause, &status::EndFacts { retry_after, ..Default::default() });
+    }
+    let Some(Ended { session, cause, .. }) = ended else {
+        return status::unauthenticated("this token is of no live session: log in again");
+    };
+    let retry_after = (cause.reason.retry() == Retry::Later).then(|| core.retry_slot(*session));
+    status::session_over(
+        cause,
+        &status::EndFacts { session: Some(*session), retry_after, ..Default::default() },
+    )
 }
 
 fn parse_bearer(value: &[u8]) -> Option<Token> {
@@ -53,6 +66,15 @@ fn parse_bearer(value: &[u8]) -> Option<Token> {
 /// A token as the client gets it.
 pub(super) fn print_token(token: &Token) -> String {
     token.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the hub's refusal is to the client of this session, which may have ended since its call began.
+pub(super) fn refusal_of(core: &Core, session: SessionKey, refused: &Refusal) -> Status {
+    if *refused == Refusal::SessionGone {
+        let ended = core.hub().ended().session(session);
+        return no_session(core, ended.as_ref());
+    }
+    refusal(refused)
 }
 
 /// What the hub's refusal is to the client.

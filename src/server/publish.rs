@@ -71,7 +71,7 @@ fn accept(
     let sequence = core
         .bus
         .publish(&core.hub, session, &topic, fields.bytes_hint(), Instant::now(), encode)
-        .map_err(|refusal| auth::refusal(&refusal))?;
+        .map_err(|refusal| auth::refusal_of(core, session, &refusal))?;
     Ok(Position { epoch: core.hub().epoch().0.to_string(), sequence })
 }
 

@@ -229,7 +229,7 @@ fn open(
     let opened = core.hub().open_stream(session, peer.connection, rpc, deadline, Instant::now());
     let (key, scope) = opened.map_err(|refusal| {
         core.hub().count_refused_stream();
-        auth::refusal(&refusal)
+        auth::refusal_of(&core, session, &refusal)
     })?;
     log::debug!("{key} of {session} opened on {}", peer.connection);
     let (connection, meter) = (peer.scope.clone(), Arc::clone(&peer.meter));

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::base::id::{SessionKey, StreamKey};
-use crate::base::reason::{Cause, EndReason};
+use crate::base::reason::{Cause, EndReason, Retry};
 
 /// `ErrorInfo.domain` of everything this server says.
 pub const DOMAIN: &str = "streamward";
@@ -31,6 +31,24 @@ pub struct EndFacts {
 /// The status of a call that ended for `cause`.
 #[must_use]
 pub fn ended(cause: &Cause, facts: &EndFacts) -> Status {
+    told(Code::from_i32(i32::from(cause.reason.code() as u8)), cause.text(), cause, facts)
+}
+
+/// The status of a call whose session ended for `cause` before. The code says what the call lacks; the details say why,
+/// and so whether to log in again.
+#[must_use]
+pub fn session_over(cause: &Cause, facts: &EndFacts) -> Status {
+    let advice = match cause.reason.retry() {
+        Retry::No => "; do not log in again",
+        // The reason's own text says so.
+        Retry::LogInAgain if cause.note.is_empty() => "",
+        Retry::LogInAgain | Retry::Application | Retry::Resume | Retry::Later => "; log in again",
+    };
+    let text = format!("the session of this token has ended: {}{advice}", cause.text());
+    told(Code::Unauthenticated, &text, cause, facts)
+}
+
+fn told(code: Code, text: &str, cause: &Cause, facts: &EndFacts) -> Status {
     let mut metadata = HashMap::new();
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -57,8 +75,7 @@ pub fn ended(cause: &Cause, facts: &EndFacts) -> Status {
             headers.insert(PUSHBACK, value);
         }
     }
-    let code = Code::from_i32(i32::from(cause.reason.code() as u8));
-    Status::with_error_details_and_metadata(code, cause.text(), details, headers)
+    Status::with_error_details_and_metadata(code, text, details, headers)
 }
 
 /// The status of a call refused before it owned anything.
@@ -111,7 +128,8 @@ fn detailed(code: Code, reason: &str, text: String, field: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::reason::{Quota, Retry};
+    use crate::base::reason::Quota;
+    use crate::wire::ended::end_details;
 
     #[test]
     fn every_reason_is_told_with_its_code_name_and_facts() {
@@ -136,6 +154,23 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_is_over_is_told_with_its_reason_and_whether_to_log_in_again() {
+        let session = Some(SessionKey { slot: 1, incarnation: 2 });
+        for (reason, note) in EndReason::ALL.into_iter().flat_map(|reason| [(reason, ""), (reason, "a note")])
+        {
+            let cause = Cause::server(reason).with_note(note);
+            let status = session_over(&cause, &EndFacts { session, ..EndFacts::default() });
+            assert_eq!(status.code(), Code::Unauthenticated, "whatever the reason's own code is");
+            let details = end_details(&status).unwrap();
+            assert_eq!((details.reason, details.session.as_deref()), (reason, Some("session/1.2")));
+            let text = status.message();
+            assert!(text.contains(cause.text()), "{text}");
+            assert_eq!(text.matches("log in again").count(), 1, "{text}");
+            assert_eq!(text.ends_with("; do not log in again"), reason.retry() == Retry::No, "{text}");
+        }
+    }
+
+    #[test]
     fn a_quota_names_its_limit_value_and_key() {
         let cause = Cause::quota(Quota { key: "limits.sessions_max", value: 256 });
         let status = ended(&cause, &EndFacts::default());
@@ -149,9 +184,12 @@ mod tests {
     fn a_status_stays_under_the_header_list_limit_of_small_clients() {
         let note = "\u{e4}".repeat(crate::base::limits::NOTE_BYTES_MAX / 2);
         let cause = Cause::server(EndReason::AdminCancelled).with_note(&note);
-        let mut headers = http::HeaderMap::new();
-        ended(&cause, &EndFacts::default()).add_header(&mut headers).unwrap();
-        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-        assert!(bytes < 4096, "{bytes}");
+        for status in [ended(&cause, &EndFacts::default()), session_over(&cause, &EndFacts::default())] {
+            let mut headers = http::HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            let bytes: usize =
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 4096, "{bytes}");
+        }
     }
 }

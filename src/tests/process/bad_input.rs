@@ -2,6 +2,7 @@
 
 use streamward::base::reason::EndReason;
 use streamward::client::StreamEnd;
+use streamward::wire::ended::end_details;
 use streamward::wire::v1;
 use streamward::wire::v1::message_service_client::MessageServiceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -79,7 +80,9 @@ async fn a_token_of_a_session_that_is_over_is_of_no_use() {
     session.logout().await.unwrap();
     let mut messages = messages(&server).await;
     let publish = messages.publish(with_authorization(event("room/a", 1), Some(&authorization))).await;
-    expect(&publish.unwrap_err(), Code::Unauthenticated, "log in again");
+    let refused = publish.unwrap_err();
+    expect(&refused, Code::Unauthenticated, "do not log in again");
+    assert_eq!(end_details(&refused).map(|details| details.reason), Some(EndReason::SessionLoggedOut));
     server.stop().await;
 }
 

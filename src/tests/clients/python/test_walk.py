@@ -102,9 +102,16 @@ def test_logout_keeps_a_channel_that_carries_another_session(hub):
 def test_token_is_worthless_after_logout(hub):
     alice = hub.session("alice")
     alice.logout()
-    refused(alice.heartbeat).expect(StatusCode.UNAUTHENTICATED)
-    refused(alice.publish, "room/a").expect(StatusCode.UNAUTHENTICATED)
-    alice.subscribe("room/a").until_ended().expect(StatusCode.UNAUTHENTICATED)
+    for ending in (
+        refused(alice.heartbeat),
+        refused(alice.logout),
+        refused(alice.publish, "room/a"),
+        alice.subscribe("room/a").until_ended(),
+        alice.connect().until_ended(),
+    ):
+        ending.expect(StatusCode.UNAUTHENTICATED, "SESSION_LOGGED_OUT")
+        assert ending.info.metadata["session"] == alice.id
+        assert ending.text.endswith("do not log in again")
 
 
 def test_in_band_logout_ends_its_own_stream_with_ok_and_the_others_with_the_reason(hub):
@@ -331,7 +338,8 @@ def test_cancelled_session_ends_all_its_streams_and_no_others(hub):
     for stream in mine:
         ending = stream.until_ended().expect(StatusCode.CANCELLED, "ADMIN_CANCELLED")
         assert ending.text == "maintenance"
-    refused(alice.heartbeat).expect(StatusCode.UNAUTHENTICATED)
+    after = refused(alice.heartbeat).expect(StatusCode.UNAUTHENTICATED, "ADMIN_CANCELLED")
+    assert "maintenance" in after.text
     end = hub.ended_session(alice.id)
     assert (reason_name(end.reason), end.note, end.session_id) == ("ADMIN_CANCELLED", "maintenance", alice.id)
     bob.publish("room/a", b"x")
@@ -378,6 +386,7 @@ def test_lease_that_runs_out_ends_the_session_and_says_so(start):
     ending = silent.until_ended().expect(StatusCode.UNAUTHENTICATED, "SESSION_EXPIRED")
     assert ending.info.metadata["session"] == alice.id
     assert kept.ending is None
+    refused(alice.heartbeat).expect(StatusCode.UNAUTHENTICATED, "SESSION_EXPIRED")
     assert reason_name(hub.ended_session(alice.id).reason) == "SESSION_EXPIRED"
     assert [s.id for s in hub.sessions()] == [bob.id]
 
@@ -417,7 +426,10 @@ def test_same_client_name_takes_the_session_over(hub):
         "SESSION_TAKEN_OVER",
     )
     assert second.id != first.id
-    refused(first.heartbeat).expect(StatusCode.UNAUTHENTICATED)
+    # A call of its own tells a client that had no stream: logging in again would only take the session back.
+    after = refused(first.heartbeat).expect(StatusCode.UNAUTHENTICATED, "SESSION_TAKEN_OVER")
+    assert after.info.metadata["session"] == first.id
+    assert after.text.endswith("do not log in again")
     second.publish("room/a", b"x")
     kept.until_events(1)
     assert {s.id for s in hub.sessions()} == {second.id, other.id}
