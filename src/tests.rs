@@ -16,6 +16,7 @@ mod invalid;
 mod model;
 mod peer;
 mod pipeline;
+mod policy;
 mod pressure;
 mod quota;
 mod random;

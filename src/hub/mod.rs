@@ -16,6 +16,7 @@ pub mod topics;
 
 mod deliver;
 mod lifecycle;
+mod promise;
 mod reap;
 mod subscribe;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use crate::runtime::scope::Scope;
 
 pub use deliver::{EncodeGap, Want};
 pub use lifecycle::{Cancelled, LoggedOut, Login};
+pub use promise::Promise;
 pub use subscribe::Subscribed;
 
 /// The state of the node.

@@ -95,9 +95,9 @@ pub struct SessionState {
     pub scope: Scope,
     /// When it logged in.
     pub started_at: Instant,
-    /// The lease it was promised at login.
+    /// The longest lease it was promised, at login or by the answer to a heartbeat.
     pub lease: Duration,
-    /// How long its client may be silent and has still done as it was told at login.
+    /// How long its client may be silent and has still done as it was ever told.
     pub(super) silence: Duration,
     /// When its client was last heard of, by whatever traffic.
     pub heard_at: Instant,

@@ -69,7 +69,7 @@ impl SessionService for SessionApi {
         Ok(Response::new(v1::LoginResponse {
             session_id: granted.session.to_string(),
             token: print_token(&token),
-            policy: Some(policy(core)),
+            policy: policy(core, granted.session),
             previous_end: granted.previous.as_ref().map(ended_info),
         }))
     }
@@ -86,6 +86,7 @@ impl SessionService for SessionApi {
             server_time: Some(convert::timestamp(SystemTime::now())),
             pressure: convert::pressure(self.0.vitals().level).into(),
             draining: self.0.phase.get() > Phase::Running,
+            policy: policy(&self.0, session),
         }))
     }
 
@@ -119,16 +120,17 @@ fn refused(core: &Core, status: Status) -> Status {
     status
 }
 
-/// What the server expects of a client now.
-fn policy(core: &Core) -> v1::SessionPolicy {
+/// What the server expects of a session's client now.
+fn policy(core: &Core, session: SessionKey) -> Option<v1::SessionPolicy> {
     let limits = core.limits();
+    let promise = core.hub().promise(session)?;
     let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-    v1::SessionPolicy {
-        heartbeat_interval: Some(convert::duration(limits.told_heartbeat_interval())),
-        lease: Some(convert::duration(limits.lease)),
-        stream_idle_timeout: Some(convert::duration(limits.stream_idle_timeout)),
+    Some(v1::SessionPolicy {
+        heartbeat_interval: Some(convert::duration(promise.heartbeat_interval)),
+        lease: Some(convert::duration(promise.lease)),
+        stream_idle_timeout: Some(convert::duration(promise.stream_idle_timeout)),
         max_streams: limits.streams_per_session_max,
         max_message_bytes: bytes(limits.message_bytes_max),
         max_lag_bytes: bytes(limits.lag_bytes_max),
-    }
+    })
 }

@@ -92,48 +92,45 @@ async fn a_token_of_an_ended_session_is_told_why_it_ended_in_every_call_and_for_
     }
 }
 
+/// How sessions really end, and what their token is told afterwards.
+#[derive(Clone, Copy)]
+enum Way {
+    Logout,
+    LogoutFrame,
+    Lease,
+    Takeover,
+    Cancel,
+}
+
+const WAYS: [(Way, EndReason); 5] = [
+    (Way::Logout, EndReason::SessionLoggedOut),
+    // Only the stream that asked has completed.
+    (Way::LogoutFrame, EndReason::SessionLoggedOut),
+    (Way::Lease, EndReason::SessionExpired),
+    (Way::Takeover, EndReason::SessionTakenOver),
+    (Way::Cancel, EndReason::AdminCancelled),
+];
+
 #[tokio::test(start_paused = true)]
 async fn a_token_is_told_of_the_end_its_session_really_had() {
-    for reason in [
-        EndReason::SessionLoggedOut,
-        EndReason::Completed,
-        EndReason::SessionExpired,
-        EndReason::SessionTakenOver,
-        EndReason::AdminCancelled,
-    ] {
+    for (way, reason) in WAYS {
         let mut house = House::new();
         let mut old = house.peer().await;
         old.login("alice", "phone").await;
         let mut line = old.open().await;
         let mut other = house.peer().await;
-        let told = match reason {
-            EndReason::SessionLoggedOut => {
-                old.logout().await.unwrap();
-                reason
-            }
-            // In band: only the stream that asked has completed.
-            EndReason::Completed => {
-                line.logout();
-                settle().await;
-                line.tape.assert_ended(EndReason::Completed);
-                EndReason::SessionLoggedOut
-            }
-            EndReason::SessionExpired => {
-                pass(91).await;
-                reason
-            }
-            EndReason::SessionTakenOver => {
-                other.login("alice", "phone").await;
-                reason
-            }
-            reason => {
+        match way {
+            Way::Logout => assert_eq!(old.logout().await.unwrap(), 1),
+            Way::LogoutFrame => line.logout(),
+            Way::Lease => pass(91).await,
+            Way::Takeover => drop(other.login("alice", "phone").await),
+            Way::Cancel => {
                 let mut admin = house.admin().await;
                 admin.cancel(&old.session_id, "stay away", false).await.unwrap();
-                reason
             }
-        };
+        }
         settle().await;
-        assert_all_told(&mut house, &old, told).await;
+        assert_all_told(&mut house, &old, reason).await;
         drop((old, line, other));
         house.close().await;
     }
