@@ -228,8 +228,10 @@ impl Keeper {
         if let Some(known) = self.known.take() {
             let session = client.resume(&known.id, &known.token, known.policy.clone())?;
             match self.beat(&session).await {
-                Ok(()) => {
-                    self.known = Some(known);
+                Ok(policy) => {
+                    let policy = policy.unwrap_or_else(|| known.policy.clone());
+                    let session = client.resume(&known.id, &known.token, policy.clone())?;
+                    self.known = Some(Known { policy, ..known });
                     return Ok(session);
                 }
                 // It is over. Whether a new one may follow is for the hub to say.
@@ -257,8 +259,7 @@ impl Keeper {
     async fn keep(&mut self, session: Session) -> Lost {
         self.lanes += 1;
         let number = self.lanes;
-        let told = heartbeat_interval(session.policy());
-        let every = self.config.heartbeat_interval.map_or(told, |wanted| wanted.min(told));
+        let mut every = self.interval(session.policy());
         let lane = Arc::new(Lane { number, session });
         self.state.send_replace(State::Up(Arc::clone(&lane)));
         let mut due = Instant::now() + every;
@@ -276,17 +277,27 @@ impl Keeper {
                 }
                 () = sleep_until(due) => {}
             }
-            if let Err(error) = self.beat(&lane.session).await {
-                return Lost::Failed(error);
+            match self.beat(&lane.session).await {
+                // The hub's limits may have changed.
+                Ok(Some(policy)) => every = self.interval(&policy),
+                Ok(None) => {}
+                Err(error) => return Lost::Failed(error),
             }
             self.doubts.lock().0 = 0;
             due = Instant::now() + every;
         }
     }
 
-    async fn beat(&self, session: &Session) -> Result<(), ClientError> {
+    /// How often to heartbeat: as often as the hub asks, or more often where that was wanted.
+    fn interval(&self, policy: &v1::SessionPolicy) -> Duration {
+        let told = heartbeat_interval(policy);
+        self.config.heartbeat_interval.map_or(told, |wanted| wanted.min(told))
+    }
+
+    /// The policy that holds now, if the hub says.
+    async fn beat(&self, session: &Session) -> Result<Option<v1::SessionPolicy>, ClientError> {
         match timeout(self.config.ping_timeout, session.heartbeat()).await {
-            Ok(answer) => answer.map(|_| ()),
+            Ok(answer) => answer.map(|answer| answer.policy),
             Err(_) => Err(ClientError::Transport { why: "a heartbeat was not answered in time".to_owned() }),
         }
     }
