@@ -5,8 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::base::id::SessionKey;
-use crate::base::topic::Topic;
-use crate::hub::{Hub, Refusal};
+use crate::hub::{Hub, Message, Refusal};
 
 /// How published events reach the hub.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +16,7 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// Hands one event to the hub and returns its sequence.
+    /// Hands one event to the hub and returns its sequence, which is the first one's when it came before.
     ///
     /// # Errors
     /// When the hub refuses it; nothing was changed then.
@@ -25,13 +24,12 @@ impl Bus {
         self,
         hub: &Mutex<Hub>,
         session: SessionKey,
-        topic: &Topic,
-        bytes_hint: usize,
+        message: Message<'_>,
         now: Instant,
         encode: impl FnOnce(u64, &mut Vec<u8>),
     ) -> Result<u64, Refusal> {
         match self {
-            Self::Local => lock(hub).publish(session, topic, bytes_hint, now, encode),
+            Self::Local => lock(hub).publish(session, message, now, encode),
         }
     }
 }

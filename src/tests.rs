@@ -5,6 +5,7 @@ mod adversary;
 mod connections;
 mod crowd;
 mod data;
+mod dedup;
 mod drain;
 mod ends;
 mod ends_by_server;

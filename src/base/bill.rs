@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::base::limits::{
     ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits,
     METRICS_CONNECTIONS_MAX, METRICS_PAGE_BYTES_MAX, METRICS_REQUEST_BYTES_MAX, Memory, NOTE_BYTES_MAX,
-    TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
+    REMEMBERED_IDS_MAX, TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -28,6 +28,9 @@ pub const CURSOR_BYTES: u64 = 128;
 pub const SESSION_BYTES: u64 = KIB;
 /// A topic beside its name and tail: table entries, waiting list. Estimate.
 pub const TOPIC_BYTES: u64 = 256;
+/// A remembered message id: its entry, and its places in two tables that are never more than half full. The sum of what
+/// they allocate for the most there may be, each in a topic of its own.
+pub const MESSAGE_ID_BYTES: u64 = 176;
 /// An ended stream or session beside its note: names, numbers and a session's token. Estimate.
 const ENDED_BYTES: u64 = 288;
 
@@ -74,6 +77,7 @@ pub fn bill(limits: &Limits) -> Bill {
     let event = wide(limits.event_bytes_max());
     let tails = wide(limits.tails_bytes_max);
     let topic = TOPIC_BYTES + wide(TOPIC_BYTES_MAX);
+    let message_ids = if limits.dedup_window.is_zero() { 0 } else { wide(REMEMBERED_IDS_MAX) };
     let ended = ENDED_BYTES + wide(NOTE_BYTES_MAX);
     let calls = connections.saturating_mul(u64::from(UNARY_CALLS_PER_CONNECTION_MAX));
     // The page is there once in its connection and once in the kernel.
@@ -101,6 +105,8 @@ pub fn bill(limits: &Limits) -> Bill {
         line("sessions", u64::from(limits.sessions_max), SESSION_BYTES, SESSION_BYTES),
         line("topics", u64::from(limits.topics_max), topic, topic),
         line("tails", 1, tails, tails),
+        // None of them outlives its window.
+        line("message ids", message_ids, 0, MESSAGE_ID_BYTES),
         line("ended streams and sessions", 2 * wide(ENDED_KEPT_MAX), ENDED_BYTES, ended),
     ];
     Bill {

@@ -10,6 +10,10 @@ pub const USER_BYTES_MAX: usize = 64;
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Longest message id.
 pub const MESSAGE_ID_BYTES_MAX: usize = 128;
+/// Message ids remembered over all topics, however many there are: the oldest of all give way. Judgement: 28 topics full
+/// of them, or 240 publishes a second for the default window, for about 5 MiB. Seven eighths of a power of two: a hash
+/// table of twice as many buckets holds them for ever.
+pub const REMEMBERED_IDS_MAX: usize = 28 * 1024;
 /// Longest content type.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
 /// Longest administrator's note.
@@ -204,6 +208,10 @@ pub struct Limits {
     pub connection_window_bytes: u32,
     /// Publishes of one session per second; zero is off.
     pub publishes_per_second_max: u32,
+    /// A publish with the message id of one that was accepted less than this before is not accepted again; zero is off.
+    pub dedup_window: Duration,
+    /// Message ids remembered of one topic, at most [`REMEMBERED_IDS_MAX`] of all.
+    pub dedup_ids_max: u32,
 }
 
 impl Default for Limits {
@@ -234,6 +242,8 @@ impl Default for Limits {
             stream_window_bytes: 32 * 1024,
             connection_window_bytes: 1024 * 1024,
             publishes_per_second_max: 0,
+            dedup_window: Duration::from_secs(120),
+            dedup_ids_max: 1024,
         }
     }
 }

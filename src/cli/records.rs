@@ -98,6 +98,7 @@ pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
         "events_delivered": status.events_delivered,
         "bytes_delivered": status.bytes_delivered,
         "publishes_refused": status.publishes_refused,
+        "publishes_duplicate": status.publishes_duplicate,
         "tails_bytes": status.tails_bytes,
         "tails_bytes_max": status.tails_bytes_max,
         "rss_bytes": status.rss_bytes,

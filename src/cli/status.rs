@@ -121,11 +121,12 @@ fn status_lines(status: &v1::ServerStatus, paint: Paint) -> Vec<String> {
         line(
             "events",
             format!(
-                "last #{}, {} delivered ({}), {} refused",
+                "last #{}, {} delivered ({}), {} refused, {} duplicate",
                 status.last_sequence,
                 status.events_delivered,
                 show_bytes(status.bytes_delivered),
                 status.publishes_refused,
+                status.publishes_duplicate,
             ),
         ),
         line("pressure", pressure_text(status)),

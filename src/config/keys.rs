@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::base::limits::REMEMBERED_IDS_MAX;
 use crate::config::environment::PREFIX;
 use crate::config::{AuthMode, Config};
 
@@ -266,6 +267,20 @@ pub(crate) const KEYS: &[Key] = &[
         |c| &mut c.limits.publishes_per_second_max,
         "Publishes of one session per second; 0 is off.",
     ),
+    time(
+        "limits.dedup_window",
+        0,
+        |c| &mut c.limits.dedup_window,
+        "A publish with the same sender, topic and message_id as one accepted within this time is not accepted again; \
+         \"0s\" is off.",
+    ),
+    Key {
+        name: "limits.dedup_ids_max",
+        field: Field::Count(|c| &mut c.limits.dedup_ids_max),
+        least: 1,
+        most: REMEMBERED_IDS_MAX as u64,
+        help: "Message ids remembered of one topic. All topics together have 28672.",
+    },
     Key {
         name: "memory.budget_bytes",
         field: Field::Budget(|c| &mut c.memory.budget_bytes),

@@ -210,6 +210,11 @@ impl Page {
                 facts.refused.publishes,
             ),
             (
+                "streamward_publishes_duplicate",
+                "Publishes that were there already, by their message_id.",
+                facts.publishes_duplicate,
+            ),
+            (
                 "streamward_logins_refused",
                 "Logins refused, for a limit or to save memory.",
                 facts.refused.logins,

@@ -32,6 +32,17 @@ pub enum Want {
     Gone,
 }
 
+/// A publish, beside its encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Where it goes.
+    pub topic: &'a Topic,
+    /// What its sender calls it, so that it is accepted once however often it is sent. Empty is no name.
+    pub id: &'a str,
+    /// About how many bytes it is when encoded.
+    pub bytes_hint: usize,
+}
+
 /// Encodes a gap as a frame element.
 pub type EncodeGap = fn(&Topic, Gap, &mut Vec<u8>);
 
@@ -39,23 +50,64 @@ impl Hub {
     /// Accepts one event: gives it the next sequence, appends what `encode` writes to the topic's tail, and wakes
     /// the streams that wait for it. Counts as traffic of the session. Returns the sequence.
     ///
+    /// An event that the same user sent to the topic under the same id, within `dedup_window`, is not accepted again:
+    /// it is answered with the sequence it has.
+    ///
     /// # Errors
     /// When the session is gone, publishes too fast, or there is no room for another topic. Nothing is changed then.
     pub fn publish(
         &mut self,
         session: SessionKey,
-        topic: &Topic,
-        bytes_hint: usize,
+        message: Message<'_>,
         now: Instant,
         encode: impl FnOnce(u64, &mut Vec<u8>),
     ) -> Result<u64, Refusal> {
         self.charge_publish(session, now)?;
+        if message.id.is_empty() {
+            self.append(message, now, encode)
+        } else {
+            self.append_once(session, message, now, encode)
+        }
+    }
+
+    fn append_once(
+        &mut self,
+        session: SessionKey,
+        message: Message<'_>,
+        now: Instant,
+        encode: impl FnOnce(u64, &mut Vec<u8>),
+    ) -> Result<u64, Refusal> {
+        let window = self.limits.dedup_window;
+        if window.is_zero() {
+            return self.append(message, now, encode);
+        }
+        let sender = &self.session(session).ok_or(Refusal::SessionGone)?.principal.user;
+        let id = self.dedup.remembered(message.topic, sender, message.id);
+        if let Some(sequence) = self.dedup.find(id, window, now) {
+            self.stats.publishes_duplicate += 1;
+            return Ok(sequence);
+        }
+        let sequence = self.append(message, now, encode)?;
+        let is_first = self.dedup.is_empty();
+        self.dedup.remember(id, sequence, self.limits.dedup_ids_max, now);
+        if is_first {
+            self.rearm();
+        }
+        Ok(sequence)
+    }
+
+    fn append(
+        &mut self,
+        message: Message<'_>,
+        now: Instant,
+        encode: impl FnOnce(u64, &mut Vec<u8>),
+    ) -> Result<u64, Refusal> {
         let (topics_max, tails_bytes_max) = (self.limits.topics_max, self.tails_bytes_max());
         let quota = Quota { key: "limits.topics_max", value: u64::from(topics_max) };
-        let slot = self.topics.find_or_insert(topic, topics_max).ok_or(Refusal::Quota(quota))?;
+        let slot = self.topics.find_or_insert(message.topic, topics_max).ok_or(Refusal::Quota(quota))?;
         let sequence = self.sequence + 1;
         let topic = self.topics.get_mut(slot).ok_or(Refusal::Quota(quota))?;
-        topic.tail.append(sequence, bytes_hint, |bytes| encode(sequence, bytes));
+        topic.tail.append(sequence, message.bytes_hint, |bytes| encode(sequence, bytes));
         topic.tail.evict(self.limits.tail_bytes_max.min(tails_bytes_max));
         self.sequence = sequence;
         if self.topics.published(slot, tails_bytes_max, now) {

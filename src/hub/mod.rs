@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod cursor;
 pub mod deadlines;
+pub mod dedup;
 pub mod ended;
 pub mod registry;
 pub mod shed;
@@ -34,6 +35,7 @@ use crate::base::id::{ConnectionId, SessionKey, StreamKey};
 use crate::base::limits::Limits;
 use crate::base::reason::Quota;
 use crate::hub::deadlines::Deadlines;
+use crate::hub::dedup::Dedup;
 use crate::hub::ended::EndedRing;
 use crate::hub::registry::{ConnectionState, SessionState, StreamState, Token};
 use crate::hub::stats::Stats;
@@ -42,7 +44,7 @@ use crate::runtime::gauge::Total;
 use crate::runtime::pressure::Permille;
 use crate::runtime::scope::Scope;
 
-pub use deliver::{EncodeGap, Want};
+pub use deliver::{EncodeGap, Message, Want};
 pub use lifecycle::{Cancelled, LoggedOut, Login};
 pub use promise::Promise;
 pub use subscribe::Subscribed;
@@ -66,6 +68,7 @@ pub struct Hub {
     connections: BTreeMap<ConnectionId, ConnectionState>,
     connection_numbers: u64,
     topics: Topics,
+    dedup: Dedup,
     deadlines: Deadlines,
     ended: EndedRing,
     stats: Stats,
@@ -116,6 +119,7 @@ impl Hub {
         Self {
             epoch,
             topics: Topics::default(),
+            dedup: Dedup::default(),
             limits,
             service,
             started_at: now,

@@ -74,7 +74,8 @@ impl Hub {
     fn next_deadline(&self) -> Option<Instant> {
         let timeouts = self.timeouts();
         let topics = self.topics.empty().next(timeouts.empty_topic);
-        self.deadlines.next(&timeouts).into_iter().chain(topics).min()
+        let ids = self.dedup.next(self.limits.dedup_window);
+        self.deadlines.next(&timeouts).into_iter().chain(topics).chain(ids).min()
     }
 
     /// When [`Self::reap`] has something to do next. Keeps `waker` for when that moves nearer.
@@ -102,6 +103,7 @@ impl Hub {
         self.reap_streams(&timeouts, now);
         self.reap_connections(&timeouts, now);
         self.topics.forget_empty(timeouts.empty_topic, now);
+        self.dedup.give_back(self.limits.dedup_window, now);
         expired
     }
 

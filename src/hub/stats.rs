@@ -17,6 +17,8 @@ pub struct Stats {
     pub bytes_delivered: u64,
     /// Publishes refused.
     pub publishes_refused: u64,
+    /// Publishes that were there already, by their message id.
+    pub publishes_duplicate: u64,
     /// Ended streams by reason.
     pub streams_ended: [u64; EndReason::ALL.len()],
     /// Ended sessions by reason.

@@ -13,14 +13,15 @@ impl Hub {
         (0..).filter_map(|slot| self.topics.get(slot)).take(self.topics.len())
     }
 
-    /// What is left of sessions and streams beside their own entries: tokens, leases, cursors that wait or count.
-    pub(crate) fn traces(&self) -> [usize; 4] {
+    /// What is left of sessions and streams beside their own entries: tokens, leases, cursors that wait or count,
+    /// message ids.
+    pub(crate) fn traces(&self) -> [usize; 5] {
         let waiting = self.all_topics().map(|topic| topic.waiting.len()).sum();
         let counted = self.all_topics().map(|topic| topic.cursors as usize).sum();
         let deadlines = &self.deadlines;
         let quiet =
             [deadlines.leases.len(), deadlines.streams.len(), deadlines.logins.len(), deadlines.unused.len()];
-        [self.tokens.len(), quiet.iter().sum(), waiting, counted]
+        [self.tokens.len(), quiet.iter().sum(), waiting, counted, self.dedup.len()]
     }
 
     /// What the accounts count as they go, counted anew: subscriptions, control buffers, unsent bytes, tails, names.
@@ -59,6 +60,7 @@ impl Hub {
             self.assert_stream(stream);
         }
         self.assert_tails();
+        self.dedup.assert_sound();
         let cursors: u32 = self.all_topics().map(|topic| topic.cursors).sum();
         assert_eq!(cursors as usize, self.recount_subscriptions(), "topics count their cursors");
     }

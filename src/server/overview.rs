@@ -43,6 +43,7 @@ pub(super) fn server_status(core: &Core) -> v1::ServerStatus {
         logins: facts.logins,
         accept_errors: facts.accept_errors,
         publishes_refused: facts.refused.publishes,
+        publishes_duplicate: facts.publishes_duplicate,
         memory: Some(memory_status(&facts)),
         accounts: facts.accounts.iter().map(account).collect(),
         threads_max: vitals.threads_max,

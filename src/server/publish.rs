@@ -15,6 +15,7 @@ use crate::base::limits::{CONTENT_TYPE_BYTES_MAX, MESSAGE_ID_BYTES_MAX};
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason, Quota};
 use crate::base::topic::Topic;
+use crate::hub::Message;
 use crate::runtime::phase::Phase;
 use crate::server::call::{begin, ignore_gone, in_time, refuse, trailers};
 use crate::server::{Core, Peer, auth};
@@ -68,9 +69,10 @@ fn accept(
         content_type: &event.content_type,
     };
     let encode = |sequence, out: &mut Vec<u8>| fields.encode(sequence, out);
+    let message = Message { topic: &topic, id: &event.message_id, bytes_hint: fields.bytes_hint() };
     let sequence = core
         .bus
-        .publish(&core.hub, session, &topic, fields.bytes_hint(), Instant::now(), encode)
+        .publish(&core.hub, session, message, Instant::now(), encode)
         .map_err(|refusal| auth::refusal_of(core, session, &refusal))?;
     Ok(Position { epoch: core.hub().epoch().0.to_string(), sequence })
 }

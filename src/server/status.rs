@@ -59,6 +59,8 @@ pub struct ServerFacts {
     pub logins: u64,
     /// Accept errors.
     pub accept_errors: u64,
+    /// Publishes that were there already, by their message id.
+    pub publishes_duplicate: u64,
     /// What was refused.
     pub refused: Refused,
 }
@@ -123,6 +125,7 @@ impl Core {
             ended: ended.collect(),
             logins: stats.logins,
             accept_errors: self.accept_errors(),
+            publishes_duplicate: stats.publishes_duplicate,
             refused: Refused {
                 publishes: stats.publishes_refused,
                 logins: stats.logins_refused,

@@ -306,7 +306,7 @@ async fn messages_of_the_largest_size_at_once_end_no_honest_reader() {
     }
     for round in 1..=3 {
         for (line, _) in &mut talkers {
-            line.publish(ROOM, Bytes::from(vec![7; most]), "m");
+            line.publish(ROOM, Bytes::from(vec![7; most]), "");
         }
         pass(1).await;
         assert!(line.tape.is_live(), "round {round}: {:?}", line.tape.end());

@@ -200,7 +200,7 @@ impl House {
         settle().await;
         tokio::time::sleep(self.core.limits().lease + Duration::from_secs(300)).await;
         assert_eq!(self.counts(), [0; 4], "connections, sessions, streams, subscriptions left: {self:?}");
-        assert_eq!(self.core.hub().traces(), [0; 4], "tokens, leases, waiting and counted cursors left");
+        assert_eq!(self.core.hub().traces(), [0; 5], "tokens, leases, cursors, ids left");
         self.assert_accounts();
         self.upkeep.end(Cause::server(EndReason::ServerDraining));
         within(async {

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::crowd::payload;
-use super::script::{Caused, Stage, Stream};
+use super::script::{Caused, DEDUP_IDS_MAX, DEDUP_WINDOW, Stage, Stream};
 use crate::base::reason::EndReason;
 use crate::client::Item;
 use crate::hub::registry::EndedNode;
+use crate::wire::v1::Event;
 
 /// Topic and payload by sequence: the one order.
 type Order = BTreeMap<u64, (String, Bytes)>;
@@ -26,18 +27,54 @@ impl Stage {
         let last = self.house.core.hub().last_sequence();
         assert!(order.keys().copied().eq(1..=last), "the witness missed something of {last}");
         assert_eq!(self.witness.tape.gaps(), []);
-        let lines = self.streams.iter().map(|stream| &stream.line);
-        for line in lines.chain([&self.speaker]) {
-            let mut newest = 0;
-            for receipt in line.tape.receipts() {
-                let id: u64 = receipt.message_id.parse().unwrap();
-                assert!(id > newest, "receipts come in order and once");
-                newest = id;
+        let lines = self.streams.iter().map(|stream| (&stream.line, &stream.asked));
+        for (line, asked) in lines.chain([(&self.speaker, &self.asked)]) {
+            let receipts = line.tape.receipts();
+            let ids: Vec<u64> = receipts.iter().map(|receipt| receipt.message_id.parse().unwrap()).collect();
+            assert!(asked.starts_with(&ids), "receipts come in order and once: {ids:?} of {asked:?}");
+            for (receipt, id) in receipts.into_iter().zip(ids) {
                 let sequence = receipt.outcome.unwrap().sequence;
                 assert_eq!(order[&sequence].1, payload(id), "receipt {id}");
             }
         }
+        self.check_duplicates();
         order
+    }
+
+    /// What was sent again while its id was remembered was not accepted again; later it was.
+    fn check_duplicates(&self) {
+        let items = self.witness.tape.items();
+        let accepted: Vec<(Instant, Event)> = items
+            .into_iter()
+            .filter_map(|(at, item)| if let Item::Event(event) = item { Some((at, event)) } else { None })
+            .collect();
+        let pushed_out = |from: &Event, until: Instant| {
+            let newer = |(at, event): &&(Instant, Event)| {
+                event.topic == from.topic && event.sequence > from.sequence && *at < until
+            };
+            accepted.iter().filter(newer).count() >= DEDUP_IDS_MAX as usize
+        };
+        let mut newest: BTreeMap<(&str, &str), &(Instant, Event)> = BTreeMap::new();
+        for this in &accepted {
+            let (at, event) = this;
+            let Some((before, first)) = newest.insert((&event.sender, &event.message_id), this) else {
+                continue;
+            };
+            let is_over = *at >= *before + DEDUP_WINDOW;
+            assert!(is_over || pushed_out(first, *at + TIE), "{event:?} was accepted twice: {first:?}");
+        }
+        // Receipts of the talker come at once.
+        for (at, item) in self.speaker.tape.items() {
+            let Item::Receipt(receipt) = item else { continue };
+            let sequence = receipt.outcome.unwrap().sequence;
+            let (accepted_at, event) = &accepted[usize::try_from(sequence - 1).unwrap()];
+            assert_eq!((&*event.sender, &event.message_id), ("talker", &receipt.message_id));
+            let is_over = at >= *accepted_at + DEDUP_WINDOW + TIE;
+            assert!(
+                !is_over && !pushed_out(event, at - TIE),
+                "{event:?} was forgotten, but not accepted anew"
+            );
+        }
     }
 
     /// No stream lost, doubled or changed an event without a word.

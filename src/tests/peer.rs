@@ -158,6 +158,20 @@ impl Peer {
         Ok(answer.sequence)
     }
 
+    /// The same with a message id; tells the whole answer.
+    pub(super) async fn publish_as(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        message_id: &str,
+    ) -> Result<Position, Status> {
+        let (topic, message_id) = (topic.to_owned(), message_id.to_owned());
+        let payload = Bytes::copy_from_slice(payload);
+        let request = v1::PublishRequest { topic, payload, message_id, ..Default::default() };
+        let answer: v1::PublishResponse = self.ask("/streamward.v1.MessageService/Publish", &request).await?;
+        Ok(Position { epoch: answer.epoch, sequence: answer.sequence })
+    }
+
     pub(super) async fn logout(&mut self) -> Result<u32, Status> {
         let answer: v1::LogoutResponse =
             self.ask("/streamward.v1.SessionService/Logout", &v1::LogoutRequest {}).await?;

@@ -55,7 +55,7 @@ fn open(random: &mut Random, client: u8) -> Step {
 
 fn step(random: &mut Random) -> Step {
     let (client, topic) = (random.below(CLIENTS), random.below(TOPICS));
-    match random.below(44) {
+    match random.below(47) {
         0..=4 => open(random, client),
         5..=14 => {
             let share = random.below(255);
@@ -82,6 +82,7 @@ fn step(random: &mut Random) -> Step {
             Step::End { client, exit: random.one_of(&exits) }
         }
         36..=39 => Step::Pressure { permille: random.one_of(&[100, 720, 790, 860, 895, 960, 2000]) },
+        40..=42 => Step::Repeat { client, back: random.below(40) },
         _ => Step::Advance { millis: random.one_of(&[1, 300, 1100, 7000, 31_000, 65_000]) },
     }
 }

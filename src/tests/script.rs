@@ -68,6 +68,11 @@ pub(super) enum Step {
         topic: u8,
         count: u8,
     },
+    /// Sends one of the last publishes again under its id, as its user.
+    Repeat {
+        client: u8,
+        back: u8,
+    },
     Heartbeat {
         client: u8,
     },
@@ -102,6 +107,10 @@ pub(super) enum Step {
     },
 }
 
+/// For how long and how many of a topic ids are remembered in a script: often enough for none of both.
+pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(20);
+pub(super) const DEDUP_IDS_MAX: u32 = 16;
+
 /// A cause the script brought about, and when.
 pub(super) type Caused = Option<(Instant, EndReason)>;
 
@@ -122,6 +131,8 @@ pub(super) struct Stream {
     /// Newest sequence when it was asked to end in a way that delivers first, if it was reading then.
     pub(super) owed_through: Option<u64>,
     pub(super) follows: BTreeSet<String>,
+    /// Ids of all publishes on it.
+    pub(super) asked: Vec<u64>,
 }
 
 pub(super) struct Login {
@@ -147,7 +158,10 @@ pub(super) struct Stage {
     guests: BTreeMap<u8, Guest>,
     pub(super) streams: Vec<Stream>,
     pub(super) logins: Vec<Login>,
-    said: u64,
+    /// Topic of every publish, and whether a guest sent it; the n-th has id n.
+    said: Vec<(String, bool)>,
+    /// Ids of all publishes over the talker's stream.
+    pub(super) asked: Vec<u64>,
     pub(super) monitor: Monitor,
     pub(super) level: Level,
     /// How long streams may be idle, from each of these times on; zero is off.
@@ -167,6 +181,7 @@ impl Stage {
             limits.tail_bytes_max = 5000;
             limits.tails_bytes_max = 6000;
             limits.sessions_per_user_max = 64;
+            (limits.dedup_window, limits.dedup_ids_max) = (DEDUP_WINDOW, DEDUP_IDS_MAX);
         });
         let mut talker = house.user("talker").await;
         let witness = talker.follow((0..TOPICS).map(|number| follow(&topic(number)))).await;
@@ -179,7 +194,8 @@ impl Stage {
             guests: BTreeMap::new(),
             streams: Vec::new(),
             logins: Vec::new(),
-            said: 0,
+            said: Vec::new(),
+            asked: Vec::new(),
             monitor: Monitor::new(1 << 30, 2),
             level: Level::Normal,
             idle_timeouts: vec![(Instant::now(), idle_timeout)],
@@ -209,6 +225,7 @@ impl Stage {
                 }
             }
             Step::Publish { client, topic, count } => self.publish(client, topic, count).await,
+            Step::Repeat { client, back } => self.repeat(client, back),
             Step::Heartbeat { client } => drop(self.speak(client, Line::heartbeat)),
             Step::Beat { client } => self.beat(client).await,
             Step::Stall { client } => {
@@ -312,6 +329,7 @@ impl Stage {
             caused: None,
             owed_through: None,
             follows: BTreeSet::new(),
+            asked: Vec::new(),
         });
         let guest = Guest { peer, stream: self.streams.len() - 1, login: self.logins.len() - 1 };
         self.guests.insert(client, guest);
@@ -341,20 +359,35 @@ impl Stage {
     async fn publish(&mut self, client: u8, number: u8, count: u8) {
         let topic = topic(number);
         for at in 0..count {
-            self.said += 1;
-            let (id, payload) = (self.said.to_string(), payload(self.said));
-            let own = self.said.is_multiple_of(4) && self.is_up(client);
-            if own {
-                self.speak(client, |line| line.publish(&topic, payload, &id));
-            } else {
-                self.speaker.publish(&topic, payload, &id);
-            }
+            let own = self.said.len() % 4 == 3 && self.is_up(client);
+            self.said.push((topic.clone(), own));
+            self.send(client, self.said.len() as u64);
             // Nobody who reads may become slow by what comes at once, or lose its place in a tail that shrank. Before
             // the last one everybody has run: it judges all who are slow.
             let is_short = self.level >= Level::High;
             if own || at % 8 == 7 || is_short || at + 2 == count {
                 settle().await;
             }
+        }
+    }
+
+    /// Sends the publish of that id, over a stream of the user whose it is.
+    fn send(&mut self, client: u8, id: u64) {
+        let (topic, is_guest) = self.said[usize::try_from(id - 1).unwrap()].clone();
+        if !is_guest {
+            self.speaker.publish(&topic, payload(id), &id.to_string());
+            self.asked.push(id);
+        } else if let Some(stream) =
+            self.speak(client, |line| line.publish(&topic, payload(id), &id.to_string()))
+        {
+            stream.asked.push(id);
+        }
+    }
+
+    fn repeat(&mut self, client: u8, back: u8) {
+        let id = self.said.len() as u64;
+        if let Some(id) = id.checked_sub(back.into()).filter(|id| *id > 0) {
+            self.send(client, id);
         }
     }
 
