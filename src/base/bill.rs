@@ -30,7 +30,7 @@ pub const SESSION_BYTES: u64 = KIB;
 pub const TOPIC_BYTES: u64 = 256;
 /// A remembered message id: its entry, and its places in two tables that are never more than half full. The sum of what
 /// they allocate for the most there may be, each in a topic of its own.
-pub const MESSAGE_ID_BYTES: u64 = 176;
+pub const MESSAGE_ID_BYTES: u64 = 192;
 /// An ended stream or session beside its note: names, numbers and a session's token. Estimate.
 const ENDED_BYTES: u64 = 288;
 

@@ -216,8 +216,11 @@ async fn duplicates_take_nothing_of_the_tail_and_make_nobody_slow() {
     let mut line = alice.open().await;
     line.publish(ROOM, Bytes::from(vec![1; 900]), "m");
     settle().await;
-    let held =
-        || (house.core.hub().topics().held_bytes(), house.core.hub().lag_bytes(house.live(number).unwrap()));
+    let key = house.live(number).unwrap();
+    let held = || {
+        let hub = house.core.hub();
+        (hub.topics().held_bytes(), hub.lag_bytes(key))
+    };
     let before = held();
     for _ in 0..100 {
         line.publish(ROOM, Bytes::from(vec![1; 900]), "m");

@@ -359,7 +359,12 @@ impl Stage {
     async fn publish(&mut self, client: u8, number: u8, count: u8) {
         let topic = topic(number);
         for at in 0..count {
-            let own = self.said.len() % 4 == 3 && self.is_up(client);
+            let is_turn = self.said.len() % 4 == 3;
+            if is_turn {
+                // What was sent before may end the client's stream: then it would be heard of no more.
+                settle().await;
+            }
+            let own = is_turn && self.is_up(client);
             self.said.push((topic.clone(), own));
             self.send(client, self.said.len() as u64);
             // Nobody who reads may become slow by what comes at once, or lose its place in a tail that shrank. Before

@@ -114,6 +114,26 @@ def test_receipts_come_in_order_and_name_the_positions_of_the_events(hub):
     assert [e.payload for e in events] == [b"%d" % n for n in range(500)]
 
 
+def test_a_message_id_sent_again_by_its_user_is_one_event_with_one_position(hub):
+    alice, bob = hub.session("alice"), hub.session("bob")
+    follower, stream = bob.live("room/a"), alice.connect()
+    for n in range(20):
+        stream.publish("room/a", b"%d" % n, message_id=f"m{n}")
+    stream.until("every receipt", lambda s: len(s.receipts()) == 20)
+    again = hub.session("alice")  # as after a lost connection: another session of the same user
+    resent = again.connect()
+    for n in range(20):
+        resent.publish("room/a", b"%d" % n, message_id=f"m{n}")
+    resent.until("every receipt", lambda s: len(s.receipts()) == 20)
+    assert resent.receipts() == stream.receipts()
+    assert again.publish("room/a", b"3", message_id="m3").sequence == 4
+    assert bob.publish("room/a", b"another's", message_id="m3").sequence == 21
+    assert [alice.publish("room/a", b"none").sequence for _ in range(2)] == [22, 23]
+    follower.until_events(23)
+    assert follower.sequences("room/a") == list(range(1, 24))
+    assert hub.status().publishes_duplicate == 21
+
+
 def test_one_order_over_all_topics(hub):
     alice = hub.session("alice")
     stream = alice.live("room/a", "room/b")
