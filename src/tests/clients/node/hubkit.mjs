@@ -15,7 +15,7 @@ import loader from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
 
 // HUB_ROOT is set when the suite runs from a copy of its directory.
-const ROOT = process.env.HUB_ROOT ?? path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../../..');
+export const ROOT = process.env.HUB_ROOT ?? path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../../..');
 const BINARY = process.env.HUB_BINARY ?? path.join(ROOT, 'target/release/streamward');
 export const PATIENCE = 15_000; // ms anything may take on a busy machine before a test calls it missing
 
@@ -223,7 +223,7 @@ class Channel {
 // A server process.
 class Hub {
   // `settings` like { limits_sessions_max: 2 } are configuration keys.
-  async start(settings) {
+  async start(settings, listen) {
     this.directory = fs.mkdtempSync(path.join(os.tmpdir(), 'hub-'));
     this.socket = path.join(this.directory, 'admin.sock');
     this.channels = [];
@@ -231,7 +231,7 @@ class Hub {
     const environment = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith('STREAMWARD_')));
     for (const [key, value] of Object.entries(settings)) environment[`STREAMWARD_${key.toUpperCase()}`] = String(value);
     Object.assign(environment, { RUST_LOG: process.env.HUB_LOG ?? 'info', RUST_BACKTRACE: '1' });
-    this.process = spawn(BINARY, ['serve', '--listen', '127.0.0.1:0', '--admin-socket', this.socket], {
+    this.process = spawn(BINARY, ['serve', '--listen', listen, '--admin-socket', this.socket], {
       env: environment,
       stdio: ['ignore', 'ignore', 'pipe'],
     });
@@ -317,10 +317,10 @@ class Hub {
 export function rule(name, body) {
   test(name, { timeout: 90_000 }, async () => {
     const hubs = [];
-    const start = async (settings = {}) => {
+    const start = async (settings = {}, listen = '127.0.0.1:0') => {
       const hub = new Hub();
       hubs.push(hub);
-      await hub.start(settings);
+      await hub.start(settings, listen);
       return hub;
     };
     try {

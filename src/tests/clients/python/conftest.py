@@ -10,7 +10,7 @@ import hubkit
 
 @pytest.fixture
 def start(request):
-    """Starts servers: `start(limits_sessions_max=2)` sets `[limits] sessions_max = 2`."""
+    """Starts servers: `start(limits_sessions_max=2)` sets `[limits] sessions_max = 2`; `listen=` names the address."""
     binary = os.environ.get("HUB_BINARY", str(hubkit.ROOT / "target/release/streamward"))
     hubs = []
 

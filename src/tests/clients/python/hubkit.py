@@ -271,7 +271,7 @@ class Session:
 class Hub:
     """A server process of one test."""
 
-    def __init__(self, binary, **settings):
+    def __init__(self, binary, listen="127.0.0.1:0", **settings):
         self.binary = binary
         self.directory = tempfile.mkdtemp(prefix="hub-")
         self.socket = os.path.join(self.directory, "admin.sock")
@@ -283,7 +283,7 @@ class Hub:
         environment["RUST_BACKTRACE"] = "1"
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [binary, "serve", "--listen", "127.0.0.1:0", "--admin-socket", self.socket],
+                [binary, "serve", "--listen", listen, "--admin-socket", self.socket],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
