@@ -84,3 +84,13 @@ rule('the program of the README survives a killed hub and a drained one, and a t
   assert.equal(await program.exited, 0, program.output);
   assert.match(program.output, /^resume: SESSION_TAKEN_OVER: /m);
 });
+
+rule('Ctrl-C leads the program of the README to its logout', async (start) => {
+  const hub = await start();
+  const program = new Program(hub);
+  await program.until(/^ {2}#\d+ hello again$/m);
+  program.process.kill('SIGINT');
+  assert.equal(await program.exited, 0, program.output);
+  assert.match(program.output, /^resume: CANCELLED: /m);
+  assert.deepEqual([await hub.sessions(), await hub.streams()], [[], []]);
+});

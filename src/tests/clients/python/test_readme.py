@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -212,4 +213,12 @@ def test_a_handler_that_fails_leaves_nothing_behind(hub, client):
     with grpc.insecure_channel(hub.target, client.OPTIONS) as channel:
         with pytest.raises(ZeroDivisionError):
             client.resume(channel, "room/kitchen", lambda _: 1 / 0, [("room/kitchen", "x", "x")])
+    assert hub.sessions() == [] and hub.streams() == []
+
+
+def test_control_c_leads_to_the_logout(hub, client_file):
+    with Program(client_file, hub.target) as shown:
+        shown.until(r"^  #\d+ hello again$")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.left() != 0
     assert hub.sessions() == [] and hub.streams() == []
