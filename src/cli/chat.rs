@@ -1,28 +1,41 @@
 //! `streamward chat`: talk in a room or to a user, line by line; works in pipes.
 
-use std::collections::VecDeque;
+use std::future::Future;
 use std::io::{self, IsTerminal as _};
+use std::pin::Pin;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use tokio::io::AsyncBufRead;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 
+use crate::base::event::Position;
 use crate::base::principal::Principal;
 use crate::base::topic::Topic;
-use crate::cli::events::notice_line;
-use crate::cli::exit::{Exit, Failure, end_text, exit_of};
-use crate::cli::hub::{HubArgs, Interrupt, logout};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::hub::{HubArgs, Interrupt};
 use crate::cli::output::Output;
 use crate::cli::stdin::{Line, Lines};
+use crate::cli::supervised;
+use crate::cli::supervised::Outage;
+use crate::cli::tail::not_started;
 use crate::cli::text::{clean, show_payload};
-use crate::client::{ClientError, Item, MessageStream, Receipt, Sender, Session, StreamEnd};
+use crate::client::{
+    Batch, Delivery, HandlerError, Message, Pipeline, PipelineConfig, PublishError, Publisher, Task,
+    TaskHandle,
+};
 use crate::wire::v1;
 
-/// Lines that wait for their receipts.
+/// Lines that wait for their receipts; while the hub is away, no more are read.
 const IN_FLIGHT_MAX: usize = 32;
-/// After the last receipt the hub has this long to deliver what is pending.
+/// A line that waited so long for the hub is old news.
+const LINE_TIMEOUT: Duration = Duration::from_secs(600);
+/// After the last receipt what was said before it has this long to come.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Talk in a room, or to a user
 #[derive(Args, Debug)]
@@ -32,7 +45,8 @@ Examples:
   streamward chat @bob --user alice        write to bob, read your own inbox
   echo 'dinner is ready' | streamward chat kitchen
 
-Every line is sent; what others say is printed as name: text.
+Every line is sent; what others say is printed as name: text. When the hub goes
+away, chat says so and comes back; lines typed meanwhile wait and are sent then.
 End with /quit, Ctrl-D or Ctrl-C.")]
 pub(crate) struct ChatArgs {
     /// A room's name, or @ and a user's name
@@ -79,189 +93,223 @@ impl Partner {
 /// Talks until the input ends.
 ///
 /// # Errors
-/// When the hub cannot be reached, or ended the stream.
+/// When the hub cannot be reached, or wants no more of this user.
 pub(crate) async fn run(args: ChatArgs, output: &mut Output) -> Result<Exit, Failure> {
     let mut interrupt = Interrupt::new()?;
-    let session = interrupt.or(args.hub.login(output)).await?;
+    let config = PipelineConfig {
+        in_flight_max: IN_FLIGHT_MAX,
+        publish_timeout: LINE_TIMEOUT,
+        ..supervised::config(&args.hub, None)?
+    };
+    let pipeline = supervised::start(config)?;
+    let welcome = supervised::connected(&pipeline, &args.hub, None, &mut interrupt, output).await?;
     let user = args.hub.user();
-    let message_bytes_max = usize::try_from(session.policy().max_message_bytes).unwrap_or(usize::MAX);
+    let message_bytes_max = usize::try_from(welcome.policy.max_message_bytes).unwrap_or(usize::MAX);
     let lines = Lines::stdin(message_bytes_max);
-    let talked = match interrupt.or(Chat::open(&session, &args.partner, &user)).await {
-        Ok(mut chat) => {
-            if io::stdin().is_terminal() {
-                output.notice(&format!(
-                    "you are {user} in {}; /quit or Ctrl-D ends",
-                    chat.partner.publishes_to()
-                ));
-            }
-            chat.talk(lines, &mut interrupt, output).await
-        }
+    if io::stdin().is_terminal() {
+        output.notice(&format!("you are {user} in {}; /quit or Ctrl-D ends", args.partner.publishes_to()));
+    }
+    let talked = match Chat::open(&pipeline, &args.partner, &user, output) {
+        Ok(chat) => Box::pin(chat.talk(lines, &mut interrupt, output)).await,
         Err(failure) => Err(failure),
     };
-    logout(session, None, &mut interrupt, output).await;
+    supervised::stop(pipeline, &mut interrupt).await;
     talked
 }
 
-/// One conversation on one stream.
+/// One conversation.
 struct Chat<'a> {
     partner: &'a Partner,
-    user: &'a str,
+    /// What is heard.
+    heard: TaskHandle,
+    outage: Outage,
+    /// Where answers come.
+    listens_to: String,
+    publisher: Publisher,
     /// Begins the ids of this program's own lines: the same user may talk from elsewhere, too.
     own: String,
-    sender: Option<Sender>,
-    stream: MessageStream,
-    /// Lines whose receipts are due.
-    in_flight: VecDeque<String>,
     refused: u64,
     line_number: u64,
+    /// The place of the last line that was accepted.
+    last: u64,
 }
 
+type Receipts = FuturesOrdered<Pin<Box<dyn Future<Output = Result<Position, PublishError>>>>>;
+
 impl<'a> Chat<'a> {
-    async fn open(session: &Session, partner: &'a Partner, user: &'a str) -> Result<Self, Failure> {
-        let mut own = [0; 8];
-        getrandom::fill(&mut own)
+    fn open(pipeline: &Pipeline, partner: &'a Partner, user: &str, output: &Output) -> Result<Self, Failure> {
+        let own = getrandom::u64()
             .map_err(|error| Failure::told(Exit::Internal, format!("no random numbers: {error}.")))?;
-        let (sender, stream) = session.open().await?;
+        let own = format!("{own:016x}.");
         let topic = partner.listens_to(user);
-        sender.subscribe(v1::Subscription { topic, ..Default::default() }).await?;
-        Ok(Self {
-            partner,
-            user,
-            own: format!("{:016x}.", u64::from_be_bytes(own)),
-            sender: Some(sender),
-            stream,
-            in_flight: VecDeque::new(),
-            refused: 0,
-            line_number: 0,
-        })
+        let topic = Topic::parse(&topic)
+            .map_err(|error| Failure::told(Exit::Usage, format!("cannot listen to {topic}: {error}.")))?;
+        let outage = Outage::new(output);
+        let watching = outage.clone();
+        let listens_to = topic.to_string();
+        let task = Task::new("chat", [topic]).observe(move |word| watching.hears(word));
+        let hearing = Hearing { user: user.to_owned(), own: own.clone(), output: output.clone() };
+        let handler = move |batch: Batch, _| {
+            let heard = hearing.clone().hear(&batch);
+            std::future::ready(heard.map_err(HandlerError::from))
+        };
+        let heard = pipeline.start_task(task, handler).map_err(|error| not_started(&error))?;
+        let publisher = pipeline.publisher();
+        let (refused, line_number, last) = (0, 0, 0);
+        Ok(Self { partner, heard, outage, listens_to, publisher, own, refused, line_number, last })
     }
 
     async fn talk<R: AsyncBufRead + Unpin>(
-        &mut self,
+        mut self,
         mut lines: Lines<R>,
         interrupt: &mut Interrupt,
         output: &mut Output,
     ) -> Result<Exit, Failure> {
+        let mut receipts = Receipts::new();
         let mut reading = true;
-        while reading || !self.in_flight.is_empty() {
+        while reading || !receipts.is_empty() {
             tokio::select! {
-                line = lines.next(), if reading && self.in_flight.len() < IN_FLIGHT_MAX => {
+                line = lines.next(), if reading && receipts.len() < IN_FLIGHT_MAX => {
                     let line = line.map_err(|error| {
                         Failure::told(Exit::Io, format!("cannot read standard input: {error}."))
                     })?;
                     reading = match line {
-                        Some(line) => self.say(line, output).await?,
+                        Some(line) => self.say(line, &mut receipts, output),
                         None => false,
                     };
                 }
-                item = self.stream.next() => match item {
-                    Ok(item) => self.hear(&item, output)?,
-                    Err(end) => return Err(ended(&end, self.in_flight.len())),
-                },
+                Some(answer) = receipts.next(), if !receipts.is_empty() => self.take(answer, output),
+                end = self.heard.ended() => {
+                    return self.outage.exit(&end).map_err(|failure| in_doubt(failure, receipts.len()));
+                }
                 () = interrupt.next() => {
                     output.interrupted();
                     break;
                 }
             }
         }
-        // Half-close: the hub delivers what is pending and ends the stream.
-        self.sender = None;
         tokio::select! {
-            last = timeout(END_TIMEOUT, self.listen_to_the_end(output)) => {
-                if let Ok(heard) = last {
-                    heard?;
-                }
-            }
+            () = self.hears_the_last() => {}
             () = interrupt.next() => {}
         }
         Ok(if self.refused > 0 { Exit::Data } else { Exit::Ok })
     }
 
-    async fn listen_to_the_end(&mut self, output: &mut Output) -> Result<(), Failure> {
-        while let Ok(item) = self.stream.next().await {
-            self.hear(&item, output)?;
+    /// In a room, what was said before our last line is heard before we leave.
+    async fn hears_the_last(&self) {
+        if !matches!(self.partner, Partner::Room(_)) || self.last == 0 {
+            return;
         }
-        Ok(())
+        let heard = || self.heard.status().positions.get(&self.listens_to).map(|position| position.sequence);
+        let until = Instant::now() + END_TIMEOUT;
+        while heard().is_some_and(|heard| heard < self.last) && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Publishes the line; false when it ends the conversation.
-    async fn say(&mut self, line: Line, output: &mut Output) -> Result<bool, Failure> {
+    fn say(&mut self, line: Line, receipts: &mut Receipts, output: &mut Output) -> bool {
         self.line_number += 1;
         let line = match line {
             Line::Whole(line) => line,
             Line::TooLong(_) => {
                 self.refused += 1;
                 output.error("not sent: the line is longer than this hub takes");
-                return Ok(true);
+                return true;
             }
         };
         let text = line.trim_ascii();
         if text == b"/quit" {
-            return Ok(false);
+            return false;
         }
-        let Some(sender) = self.sender.as_ref().filter(|_| !text.is_empty()) else { return Ok(true) };
-        let id = format!("{}{}", self.own, self.line_number);
-        self.in_flight.push_back(id.clone());
-        match sender.publish(self.partner.publishes_to(), line, &id, "text/plain; charset=utf-8").await {
-            // Of an ended stream, reading it tells why.
-            Ok(()) | Err(ClientError::StreamEnded) => Ok(true),
-            Err(error) => Err(error.into()),
+        if text.is_empty() {
+            return true;
         }
+        let message = Message {
+            topic: self.partner.publishes_to().to_owned(),
+            payload: line.into(),
+            content_type: "text/plain; charset=utf-8".to_owned(),
+            message_id: format!("{}{}", self.own, self.line_number),
+        };
+        match self.publisher.try_publish(message) {
+            Ok(pending) => receipts.push_back(Box::pin(pending.received())),
+            Err(error) => self.take(Err(error), output),
+        }
+        true
     }
 
-    fn hear(&mut self, item: &Item, output: &mut Output) -> Result<(), Failure> {
-        match item {
-            Item::Event(event) if event.sender == self.user && event.message_id.starts_with(&self.own) => {
-                Ok(())
+    fn take(&mut self, answer: Result<Position, PublishError>, output: &mut Output) {
+        match answer {
+            Ok(position) => self.last = position.sequence,
+            Err(error) => {
+                self.refused += 1;
+                output.error(&format!("not sent: {}", clean(&error.to_string())));
             }
-            Item::Event(event) => {
-                let name = output.paint.bold(&clean(&event.sender));
-                output.line(&format!("{name}: {}", show_payload(&event.payload)))
-            }
-            Item::Receipt(receipt) => {
-                self.in_flight.pop_front();
-                self.tell_refusal(receipt, output);
-                Ok(())
-            }
-            // Without its subscription the conversation is one-sided: better to stop than to look silent.
-            Item::Refused { status, topic } => Err(Failure::told(
-                exit_of(None, status.code()),
-                format!("cannot listen to {}: {}.", clean(topic), clean(status.message())),
-            )),
-            Item::Gap(_)
-            | Item::Subscribed(_)
-            | Item::Draining { .. }
-            | Item::DeadlineNear { .. }
-            | Item::HeartbeatAck { .. } => {
-                if let Some(line) = notice_line(item) {
-                    output.notice(&line);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn tell_refusal(&mut self, receipt: &Receipt, output: &mut Output) {
-        if let Err(status) = &receipt.outcome {
-            self.refused += 1;
-            output.error(&format!("not sent: {}", clean(status.message())));
         }
     }
 }
 
-fn ended(end: &StreamEnd, in_flight: usize) -> Failure {
+/// What prints what others say.
+#[derive(Clone)]
+struct Hearing {
+    user: String,
+    own: String,
+    output: Output,
+}
+
+impl Hearing {
+    fn hear(mut self, batch: &Batch) -> Result<(), Failure> {
+        for delivery in &batch.deliveries {
+            match delivery {
+                Delivery::Event(event)
+                    if event.sender == self.user && event.message_id.starts_with(&self.own) => {}
+                Delivery::Event(event) => {
+                    let name = self.output.paint.bold(&clean(&event.sender));
+                    self.output.line(&format!("{name}: {}", show_payload(&event.payload)))?;
+                }
+                Delivery::Gap(gap) => self.output.notice(&gap_text(gap)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A person counts messages, not places.
+fn gap_text(gap: &v1::Gap) -> String {
+    match (gap.to_sequence + 1).saturating_sub(gap.from_sequence) {
+        // Of another epoch: nobody knows what the old one had.
+        0 => "the hub has started anew; what was said meanwhile may be lost".to_owned(),
+        1 => "1 message may be lost".to_owned(),
+        // The places are those of all rooms.
+        most => format!("up to {most} messages may be lost"),
+    }
+}
+
+fn in_doubt(failure: Failure, in_flight: usize) -> Failure {
     let doubt = match in_flight {
-        0 => "",
+        0 => return failure,
         1 => " Your last line has no receipt: it may be lost.",
         2.. => " Your last lines have no receipt: they may be lost.",
     };
-    let text = format!("the stream ended: {}{doubt}", end_text(end));
-    Failure::told(exit_of(end.reason, end.status.code()), text)
+    match failure {
+        Failure::Told { exit, message } => Failure::told(exit, format!("{message}{doubt}")),
+        failure @ (Failure::PipeClosed | Failure::Output(_)) => failure,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_counted_as_a_person_counts() {
+        let gap = |from_sequence, to_sequence| {
+            gap_text(&v1::Gap { topic: String::new(), from_sequence, to_sequence, reason: 0 })
+        };
+        assert_eq!(gap(5, 7), "up to 3 messages may be lost");
+        assert_eq!(gap(5, 5), "1 message may be lost");
+        assert!(gap(1, 0).contains("started anew"));
+    }
 
     #[test]
     fn rooms_and_users_are_told_apart() {

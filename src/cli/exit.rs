@@ -33,6 +33,8 @@ pub(crate) enum Exit {
     Io = 74,
     /// Come back later.
     TempFail = 75,
+    /// A command of the user's failed. sysexits.h calls it EX_PROTOCOL: the one we ran for an event did not do its part.
+    Command = 76,
     /// Not allowed, or told to stay away.
     NoPerm = 77,
     /// The configuration has mistakes.
@@ -89,9 +91,15 @@ impl From<io::Error> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&ClientError> for Failure {
+    fn from(error: &ClientError) -> Self {
         match error {
             ClientError::Endpoint(error) => Self::told(Exit::Usage, format!("--server: {error}.")),
-            ClientError::Connect { endpoint, why, kind } => connect_failure(&endpoint, &why, kind),
+            ClientError::Connect { endpoint, why, kind } => connect_failure(endpoint, why, *kind),
             ClientError::Refused { status, details } => {
                 let advice = advice(details.as_deref());
                 let exit = exit_of(details.as_ref().map(|details| details.reason), status.code());
@@ -104,7 +112,7 @@ impl From<ClientError> for Failure {
                 Exit::TempFail,
                 format!(
                     "the connection to the hub broke: {}. Whether the call was obeyed is unknown.",
-                    clean(&why)
+                    clean(why)
                 ),
             ),
             error @ (ClientError::StreamEnded | ClientError::Contract(_)) => {

@@ -1,35 +1,32 @@
 //! What the commands that talk to a hub share: its address, logging in and out, being interrupted.
 
 use std::fs;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use rustix::process::getuid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::timeout;
 use tonic::Code;
 
 use crate::base::limits::NOTE_BYTES_MAX;
 use crate::base::principal::Principal;
 use crate::base::reason::EndReason;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::Output;
 use crate::cli::text::{clean, show_time};
-use crate::client::{Admin, ClientError, Endpoint, MessageStream, Session, connect};
+use crate::client::{Admin, ClientError, Endpoint};
 use crate::config::{ADMIN_SOCKET_DEFAULT, environment, variable};
 use crate::wire::v1;
 
-/// A logout may take this long; after that the lease ends the session.
-const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Where a hub is when nothing else is said.
+pub(crate) const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 
 /// Where the hub is and who is calling.
 #[derive(Args, Debug)]
 pub(crate) struct HubArgs {
     /// The hub: host:port, http://host:port or unix:/path
-    #[arg(long, value_name = "ADDR", env = "STREAMWARD_SERVER", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDR", env = "STREAMWARD_SERVER", default_value = SERVER_DEFAULT)]
     pub(crate) server: Endpoint,
     /// Log in as this user [default: $USER, or guest]
     #[arg(long, value_name = "NAME", value_parser = parse_user)]
@@ -76,25 +73,12 @@ impl HubArgs {
         self.user.clone().unwrap_or_else(|| default_user(&environment()))
     }
 
-    /// Connects and logs in. Tells why the last session of this client name ended, when that was not its own doing.
-    pub(crate) async fn login(&self, output: &mut Output) -> Result<Session, Failure> {
-        let user = self.user();
-        Principal::new(&user, &self.client_name)
-            .map_err(|error| Failure::told(Exit::Usage, format!("--client-name: {error}.")))?;
-        let login = connect(&self.server).await?.login(&user, "", &self.client_name).await;
-        let session = login.map_err(|error| self.login_failure(error))?;
-        if let Some(text) = session.previous_end().and_then(previous_end_text) {
-            output.notice(&text);
-        }
-        Ok(session)
-    }
-
     /// Something that breaks, stays silent or knows no gRPC at the very first call is probably no hub.
-    fn login_failure(&self, error: ClientError) -> Failure {
+    pub(crate) fn login_failure(&self, error: &ClientError) -> Failure {
         let why = match error {
             ClientError::Transport { why } => why,
             ClientError::Refused { status, details: None } if status.code() == Code::Unimplemented => {
-                status.message().to_owned()
+                status.message()
             }
             error @ (ClientError::Endpoint(_)
             | ClientError::Connect { .. }
@@ -102,17 +86,19 @@ impl HubArgs {
             | ClientError::StreamEnded
             | ClientError::Contract(_)) => return error.into(),
         };
-        let text = format!("cannot log in at {}: {}. Is that a Streamward hub?", self.server, clean(&why));
+        let text = format!("cannot log in at {}: {}. Is that a Streamward hub?", self.server, clean(why));
         Failure::told(Exit::Unavailable, text)
     }
 }
 
-fn default_user(environment: &[(String, String)]) -> String {
+/// $USER when it can be a user name, or `guest`.
+pub(crate) fn default_user(environment: &[(String, String)]) -> String {
     let user = variable(environment, "USER").filter(|user| Principal::new(user, "").is_ok());
     user.unwrap_or("guest").to_owned()
 }
 
-fn previous_end_text(end: &v1::Ended) -> Option<String> {
+/// What is worth knowing of a last session's end.
+pub(crate) fn previous_end_text(end: &v1::Ended) -> Option<String> {
     let reason =
         v1::EndReason::try_from(end.reason).ok().and_then(|r| EndReason::from_name(r.as_str_name()))?;
     if matches!(reason, EndReason::SessionLoggedOut | EndReason::Completed) {
@@ -124,42 +110,6 @@ fn previous_end_text(end: &v1::Ended) -> Option<String> {
     let note = if end.note.is_empty() { reason.text() } else { &end.note };
     let when = show_time(end.ended_at.as_ref());
     Some(format!("your last session ended at {when} with {}: {}", reason.name(), clean(note)))
-}
-
-/// Logs out. A failure is told but fails nothing: the lease ends the session.
-///
-/// A stream still open is read to its end meanwhile: the hub delivers what it owes before it ends a session.
-pub(crate) async fn logout(
-    session: Session,
-    stream: Option<MessageStream>,
-    interrupt: &mut Interrupt,
-    output: &mut Output,
-) {
-    let done = tokio::select! {
-        done = timeout(LOGOUT_TIMEOUT, session.logout()) => done,
-        () = discard(stream) => return,
-        () = interrupt.next() => return,
-    };
-    match done {
-        Ok(Ok(_)) => {}
-        // It was over already, or the connection is: the stream's end has told.
-        Ok(Err(ClientError::Refused { status, .. })) if status.code() == Code::Unauthenticated => {}
-        Ok(Err(ClientError::Transport { .. })) => {}
-        Ok(Err(error)) if error.reason() == Some(EndReason::ServerDraining) => {}
-        Ok(Err(error)) => {
-            let text = error.to_string();
-            output.notice(&format!("not logged out, the session will expire: {}", clean(&text)));
-        }
-        Err(_) => output.notice("not logged out in time, the session will expire"),
-    }
-}
-
-/// Reads the stream to its end, and then waits for ever.
-async fn discard(stream: Option<MessageStream>) {
-    if let Some(mut stream) = stream {
-        while stream.next().await.is_ok() {}
-    }
-    pending().await
 }
 
 impl AdminArgs {

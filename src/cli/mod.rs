@@ -9,17 +9,22 @@ mod completions;
 mod drain;
 mod ended;
 mod events;
+mod exec;
 mod exit;
 mod hub;
 mod output;
+mod pipe;
+mod progress;
 mod records;
 mod send;
 mod serve;
 mod sessions;
 mod shed;
+mod sink;
 mod status;
 mod stdin;
 mod streams;
+mod supervised;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -59,6 +64,7 @@ enum Command {
     Send(send::SendArgs),
     Tail(tail::TailArgs),
     Chat(chat::ChatArgs),
+    Pipe(pipe::PipeArgs),
     Status(status::StatusArgs),
     Tree(tree::TreeArgs),
     Top(top::TopArgs),
@@ -104,6 +110,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Send(args) => block_on(send::run(args, output)),
         Command::Tail(args) => block_on(tail::run(args, output)),
         Command::Chat(args) => block_on(chat::run(args, output)),
+        Command::Pipe(args) => pipe::run(&args, output),
         Command::Status(args) => block_on(status::run(args, output)),
         Command::Tree(args) => block_on(tree::run(args, output)),
         Command::Top(args) => block_on(top::run(args, output)),
@@ -130,15 +137,18 @@ impl Command {
             Self::Cancel(args) => args.admin.json,
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
-            Self::Serve(_) | Self::CheckConfig(_) | Self::Chat(_) | Self::Top(_) | Self::Completions(_) => {
-                false
-            }
+            Self::Serve(_)
+            | Self::CheckConfig(_)
+            | Self::Chat(_)
+            | Self::Pipe(_)
+            | Self::Top(_)
+            | Self::Completions(_) => false,
         }
     }
 }
 
 /// Runs a client command on a runtime of one thread.
-fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+pub(crate) fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // One for reading standard input, one for looking up a host's name.

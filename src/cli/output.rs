@@ -1,6 +1,7 @@
 //! The one writer: lines for people, JSON for programs, notices on stderr.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
@@ -8,14 +9,38 @@ use crate::cli::exit::Failure;
 use crate::cli::text::clean_json;
 use crate::config::{environment, variable};
 
-/// Where a command writes. Text is coloured only on a terminal, and not when `NO_COLOR` is set.
+/// A place to write to that clones share.
+#[derive(Clone)]
+struct Place(Arc<Mutex<dyn Write + Send>>);
+
+impl Place {
+    fn new(place: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(place)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, dyn Write + Send + 'static> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut place = self.lock();
+        place.write_all(bytes)?;
+        place.flush()
+    }
+}
+
+/// Where a command writes; clones write to the same places. Text is coloured only on a terminal, and not when
+/// `NO_COLOR` is set.
+#[derive(Clone)]
 pub(crate) struct Output {
-    out: Box<dyn Write>,
-    err: Box<dyn Write>,
+    out: Place,
+    err: Place,
     /// Paints what goes to stdout.
     pub(crate) paint: Paint,
     err_paint: Paint,
     terminal: bool,
+    /// Whether stderr is one.
+    err_terminal: bool,
     /// Results are JSON documents, one per line.
     pub(crate) json: bool,
 }
@@ -70,20 +95,53 @@ impl Output {
     pub(crate) fn stdio(json: bool) -> Self {
         let environment = environment();
         Self {
-            out: Box::new(io::stdout()),
-            err: Box::new(io::stderr()),
+            out: Place::new(io::stdout()),
+            err: Place::new(io::stderr()),
             paint: Paint::on(io::stdout().is_terminal(), &environment),
             err_paint: Paint::on(io::stderr().is_terminal(), &environment),
             terminal: io::stdout().is_terminal() && io::stderr().is_terminal(),
+            err_terminal: io::stderr().is_terminal(),
             json,
         }
     }
 
     /// An output of the test's own.
     #[cfg(test)]
-    pub(crate) fn plain(out: Box<dyn Write>, err: Box<dyn Write>, json: bool) -> Self {
+    pub(crate) fn plain(
+        out: impl Write + Send + 'static,
+        err: impl Write + Send + 'static,
+        json: bool,
+    ) -> Self {
         let paint = Paint { on: false };
-        Self { out, err, paint, err_paint: paint, terminal: false, json }
+        let (out, err) = (Place::new(out), Place::new(err));
+        Self { out, err, paint, err_paint: paint, terminal: false, err_terminal: false, json }
+    }
+
+    /// As if stderr were a terminal.
+    #[cfg(test)]
+    pub(crate) fn pretend_terminal(&mut self) {
+        self.err_terminal = true;
+    }
+
+    /// The same, with results of this kind.
+    pub(crate) fn with_json(&self, json: bool) -> Self {
+        Self { json, ..self.clone() }
+    }
+
+    /// The same, with results to that place instead of stdout.
+    pub(crate) fn redirected(&self, out: impl Write + Send + 'static) -> Self {
+        Self { out: Place::new(out), paint: Paint { on: false }, terminal: false, ..self.clone() }
+    }
+
+    /// Whether a line on stderr can be drawn and drawn again.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.err_terminal && !self.json
+    }
+
+    /// Draws the last line of stderr again; an empty one takes it away.
+    pub(crate) fn progress(&mut self, text: &str) {
+        // A closed stderr is nobody's loss.
+        let _ = self.err.write(format!("\r\x1b[K{text}").as_bytes());
     }
 
     /// Whether text goes to a terminal, where someone may wonder whether it works.
@@ -97,8 +155,7 @@ impl Output {
     /// [`Failure::PipeClosed`] when nobody reads any more, [`Failure::Output`] otherwise.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         // One write per line, so that lines of several programs on one terminal do not mix.
-        self.out.write_all(format!("{text}\n").as_bytes())?;
-        Ok(self.out.flush()?)
+        Ok(self.out.write(format!("{text}\n").as_bytes())?)
     }
 
     /// Lines of a table, the first one being its header.
@@ -129,14 +186,13 @@ impl Output {
     /// # Errors
     /// As for [`line`](Self::line).
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.out.write_all(bytes)?;
-        Ok(self.out.flush()?)
+        Ok(self.out.write(bytes)?)
     }
 
     /// After Ctrl-C on a terminal: what comes next begins on a line of its own.
     pub(crate) fn interrupted(&mut self) {
         if self.terminal {
-            let _ = self.err.write_all(b"\n");
+            let _ = self.err.write(b"\n");
         }
     }
 
@@ -144,13 +200,13 @@ impl Output {
     pub(crate) fn notice(&mut self, text: &str) {
         let line = format!("{}\n", self.err_paint.yellow(&format!("-- {text}")));
         // A closed stderr is nobody's loss.
-        let _ = self.err.write_all(line.as_bytes());
+        let _ = self.err.write(line.as_bytes());
     }
 
     /// Why the command failed, on stderr.
     pub(crate) fn error(&mut self, text: &str) {
         let line = format!("{} {text}\n", self.err_paint.red("streamward:"));
-        let _ = self.err.write_all(line.as_bytes());
+        let _ = self.err.write(line.as_bytes());
     }
 }
 
@@ -175,8 +231,8 @@ mod tests {
     #[test]
     fn a_reader_that_went_away_ends_the_command_quietly() {
         let (mut output, _, _) = captured(false);
-        output.out = Box::new(Closed);
-        output.err = Box::new(Closed);
+        output.out = Place::new(Closed);
+        output.err = Place::new(Closed);
         output.notice("nobody hears this");
         let failure = output.line("x").unwrap_err();
         assert!(matches!(failure, Failure::PipeClosed));

@@ -1,8 +1,12 @@
-//! Lines from standard input, bounded, without blocking the runtime.
+//! Lines from standard input and from files, bounded.
 
+use std::fs::File;
 use std::io;
+use std::io::Read as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Stdin, stdin};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader, ReadBuf, Stdin, stdin};
 
 /// Lines of a reader. A line beyond the bound is told, not kept.
 pub(crate) struct Lines<R> {
@@ -11,6 +15,22 @@ pub(crate) struct Lines<R> {
     line: Vec<u8>,
     /// Bytes of the present line, those beyond the bound included.
     line_bytes: usize,
+    /// Bytes of all lines so far.
+    pub(crate) bytes_read: u64,
+}
+
+/// A regular file, read where it is asked for: the disk answers, nobody is waited for.
+pub(crate) struct Disk(pub(crate) File);
+
+impl AsyncRead for Disk {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.0.read(buffer.initialize_unfilled());
+        Poll::Ready(read.map(|read| buffer.advance(read)))
+    }
 }
 
 /// One line without its line break.
@@ -31,7 +51,7 @@ impl Lines<BufReader<Stdin>> {
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     pub(crate) fn new(reader: R, bytes_max: usize) -> Self {
-        Self { reader, bytes_max, line: Vec::new(), line_bytes: 0 }
+        Self { reader, bytes_max, line: Vec::new(), line_bytes: 0, bytes_read: 0 }
     }
 
     /// The next line, or none at the end. Safe to drop while it waits: nothing is lost.
@@ -49,6 +69,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             self.line_bytes += part.len();
             let used = part.len() + usize::from(end.is_some());
             self.reader.consume(used);
+            self.bytes_read += used as u64;
             if end.is_some() {
                 return Ok(Some(self.take()));
             }

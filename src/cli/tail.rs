@@ -1,22 +1,25 @@
-//! `streamward tail`: follow topics, one event per line.
+//! `streamward tail`: follow topics, one event per line, over lost connections and restarts of the hub.
 
-use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::time::{Instant, sleep_until};
+use regex_lite::Regex;
+use tokio::sync::mpsc;
 
-use crate::base::reason::Retry;
+use crate::base::event::{Overflow, Position, Start};
+use crate::base::limits::PIPELINE_PATIENCE_MAX;
 use crate::base::topic::Topic;
-use crate::cli::events::{event_json, event_line, tell_notice};
-use crate::cli::exit::{Exit, Failure, end_text, exit_of};
-use crate::cli::hub::{HubArgs, Interrupt, logout};
+use crate::cli::exec::Exec;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::hub::{HubArgs, Interrupt};
 use crate::cli::output::Output;
-use crate::cli::text::{clean, parse_duration};
-use crate::client::{Item, MessageStream, Session, StreamEnd};
+use crate::cli::sink::Sink;
+use crate::cli::supervised;
+use crate::cli::supervised::Outage;
+use crate::cli::text::parse_duration;
+use crate::client::{HandlerError, Item, Pipeline, StartError, Target, Task, TaskHandle, Word};
 use crate::wire::v1;
-use crate::wire::v1::subscription::Start;
 
 /// Follow topics and print their events
 #[derive(Args, Debug)]
@@ -27,13 +30,24 @@ Examples:
   streamward tail room/kitchen --since 120   after #120, or a word what is gone
   streamward tail room/logs --json | jq .payload
   streamward tail room/a --max 1 --for 30s   one event, within 30 seconds
+  streamward tail room/deploy --until '^done'
+  streamward tail room/door --exec 'aplay ding.wav'
+  streamward tail room/notes --exec 'cat >> \"$STREAMWARD_SENDER.txt\"'
 
 Every event is one line: time topic #sequence sender: payload.
 Payloads that are not UTF-8 are shown in hex, control characters escaped;
 --json is exact. Gaps and notices go to stderr, or with --json into the output
 as documents with the key \"gap\" or \"notice\".
 
-Exit codes: 0 done, 69 no hub, 75 come back later, 77 told to stay away.")]
+A lost connection and a restarted hub are told and outlived: what is still kept
+follows, what is not is told as a gap. --retries 0 ends with them instead.
+
+--exec runs CMD with sh for one event after the other, the payload on its
+standard input, STREAMWARD_TOPIC, _SEQUENCE, _SENDER, _CONTENT_TYPE and
+_MESSAGE_ID in its environment. It is ended with tail.
+
+Exit codes: 0 done, 69 no hub, 75 come back later, 76 the command of --exec
+failed, 77 told to stay away.")]
 pub(crate) struct TailArgs {
     /// What to follow: room/NAME, or user/YOU for your inbox
     #[arg(required = true, value_name = "TOPIC", value_parser = Topic::parse)]
@@ -53,6 +67,15 @@ pub(crate) struct TailArgs {
     /// Stop after this long: 500ms, 90s, 10m
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// Stop after the first event whose payload matches
+    #[arg(long, value_name = "REGEX", value_parser = parse_regex)]
+    until: Option<Regex>,
+    /// Give up after so many failures in a row [default: at once for the first connection, then never]
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    /// Run this for every event instead of printing it
+    #[arg(long, value_name = "CMD")]
+    exec: Option<String>,
     /// Print one JSON document per event
     #[arg(long)]
     pub(crate) json: bool,
@@ -76,178 +99,151 @@ fn parse_since(text: &str) -> Result<Since, &'static str> {
     number.parse().map(Since::Sequence).map_err(|_| "write a sequence number, or `all`")
 }
 
-/// Follows the topics until a bound, a signal or the stream's end.
+/// A regular expression over a payload as text.
+pub(crate) fn parse_regex(text: &str) -> Result<Regex, regex_lite::Error> {
+    Regex::new(text)
+}
+
+/// Whether the payload matches; bytes that are no text count as U+FFFD.
+pub(crate) fn matches(regex: &Regex, payload: &[u8]) -> bool {
+    regex.is_match(&String::from_utf8_lossy(payload))
+}
+
+/// Follows the topics until a bound, a signal or an end for good.
 ///
 /// # Errors
-/// When the stream could not be opened, or ended for a reason that is not success.
+/// When the hub is not there, or it ended for a reason that is not success.
 pub(crate) async fn run(args: TailArgs, output: &mut Output) -> Result<Exit, Failure> {
-    let deadline = args.duration.map(|duration| Instant::now() + duration);
     let mut interrupt = Interrupt::new()?;
-    let session = interrupt.or(args.hub.login(output)).await?;
-    let mut stream = None;
-    let followed = match interrupt.or(open(&session, &args)).await {
-        Ok(opened) => follow(stream.insert(opened), &args, deadline, &mut interrupt, output).await,
-        Err(failure) => Err(failure),
-    };
-    // With the stream still open, so that it ends with the session and not as cancelled.
-    logout(session, stream, &mut interrupt, output).await;
+    let pipeline = supervised::start(supervised::config(&args.hub, args.retries)?)?;
+    supervised::connected(&pipeline, &args.hub, args.retries, &mut interrupt, output).await?;
+    let followed = follow(&pipeline, &args, &mut interrupt, output).await;
+    supervised::stop(pipeline, &mut interrupt).await;
     followed
 }
 
-async fn open(session: &Session, args: &TailArgs) -> Result<MessageStream, Failure> {
-    let start = start(session, args).await?;
-    let overflow = if args.skip { v1::Overflow::Skip } else { v1::Overflow::Disconnect };
-    let subscription = |topic: &Topic| v1::Subscription {
-        topic: topic.to_string(),
-        start: Some(start.clone()),
-        overflow: overflow.into(),
-    };
-    // Naming a topic twice is no mistake worth refusing.
-    let topics: BTreeSet<&Topic> = args.topics.iter().collect();
-    Ok(session.subscribe(topics.into_iter().map(subscription).collect()).await?)
-}
-
 async fn follow(
-    stream: &mut MessageStream,
+    pipeline: &Pipeline,
     args: &TailArgs,
-    deadline: Option<Instant>,
     interrupt: &mut Interrupt,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let mut seen = Seen::default();
-    let mut left = args.max;
-    loop {
-        let item = tokio::select! {
-            item = stream.next() => item,
-            () = interrupt.next() => {
-                output.interrupted();
-                return Ok(Exit::Ok);
+    let outage = Outage::new(output);
+    let start = interrupt.or(start(pipeline, args, &outage)).await?;
+    let mut handle = start_task(pipeline, args, &start, &outage, output)?;
+    let end = tokio::select! {
+        end = handle.ended() => end,
+        () = interrupt.next() => {
+            output.interrupted();
+            handle.cancel();
+            tokio::select! {
+                end = handle.ended() => end,
+                () = interrupt.next() => return Ok(Exit::Ok),
             }
-            () = until(deadline) => return Ok(Exit::Ok),
-        };
-        match item {
-            Ok(Item::Event(event)) => {
-                seen.event(&event);
-                if output.json {
-                    output.json(&event_json(&event))?;
-                } else {
-                    output.line(&event_line(&event, output.paint))?;
-                }
-                left = left.map(|left| left - 1);
-                if left == Some(0) {
-                    return Ok(Exit::Ok);
-                }
-            }
-            Ok(item) => {
-                seen.notice(&item);
-                tell_notice(&item, output)?;
-                tell_start(&item, output);
-            }
-            Err(end) => return ended(&end, &seen, output),
         }
+    };
+    match outage.exit(&end) {
+        // It was told to end, as we were.
+        Err(Failure::Told { exit: Exit::Interrupted, message }) => {
+            output.notice(&message);
+            Ok(Exit::Ok)
+        }
+        exit => exit,
     }
 }
 
-/// A person who waits is told that it works.
-fn tell_start(item: &Item, output: &mut Output) {
-    if let (Item::Subscribed(subscribed), true) = (item, output.person_waits()) {
-        let from = subscribed.position.as_ref().map_or(0, |position| position.sequence);
-        output.notice(&format!("following {} after #{from}; Ctrl-C ends", clean(&subscribed.topic)));
+fn start_task(
+    pipeline: &Pipeline,
+    args: &TailArgs,
+    start: &Start,
+    outage: &Outage,
+    output: &Output,
+) -> Result<TaskHandle, Failure> {
+    let overflow = if args.skip { Overflow::Skip } else { Overflow::Disconnect };
+    // Naming a topic twice is no mistake worth refusing.
+    let topics: BTreeSet<&Topic> = args.topics.iter().collect();
+    let target = |topic: &Topic| Target { topic: topic.clone(), start: start.clone(), overflow };
+    let exec = args.exec.clone().map(|command| Exec { command, ends_with_task: true });
+    let sink = Sink { output: output.clone(), exec };
+    let (mut left, until) = (args.max, args.until.clone());
+    let is_last = move |event: &v1::Event| {
+        left = left.map(|left| left.saturating_sub(1));
+        left == Some(0) || until.as_ref().is_some_and(|until| matches(until, &event.payload))
+    };
+    let heard = outage.clone();
+    let mut task = Task::new("tail", topics.into_iter().map(target))
+        .until(is_last)
+        .observe(move |word| heard.hears(word))
+        .batch_max(sink.batch_max());
+    if let Some(duration) = args.duration {
+        task = task.timeout(duration.min(PIPELINE_PATIENCE_MAX));
     }
+    let outage = outage.clone();
+    let handler = move |batch, stopping| {
+        let (sink, outage) = (sink.clone(), outage.clone());
+        async move {
+            outage.check().map_err(HandlerError::from)?;
+            sink.take(batch, stopping).await.map_err(HandlerError::from)
+        }
+    };
+    pipeline.start_task(task, handler).map_err(|error| not_started(&error))
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
-    }
+/// None of them can happen with one task.
+pub(crate) fn not_started(error: &StartError) -> Failure {
+    Failure::told(Exit::Internal, format!("{error}."))
 }
 
 /// The start of every subscription. A bare sequence number means the present epoch, which the hub names.
-async fn start(session: &Session, args: &TailArgs) -> Result<Start, Failure> {
+async fn start(pipeline: &Pipeline, args: &TailArgs, outage: &Outage) -> Result<Start, Failure> {
     match (args.since, &args.epoch) {
-        (None, _) => Ok(Start::FromNow(true)),
-        (Some(Since::All), _) => Ok(Start::AllRetained(true)),
+        (None, _) => Ok(Start::FromNow),
+        (Some(Since::All), _) => Ok(Start::AllRetained),
         (Some(Since::Sequence(sequence)), Some(epoch)) => {
-            Ok(Start::After(v1::Position { epoch: epoch.clone(), sequence }))
+            Ok(Start::After(Position { epoch: epoch.clone(), sequence }))
         }
         (Some(Since::Sequence(sequence)), None) => {
-            let epoch = present_epoch(session, args.topics.first()).await?;
-            Ok(Start::After(v1::Position { epoch, sequence }))
+            let epoch = present_epoch(pipeline, args.topics.first(), outage).await?;
+            Ok(Start::After(Position { epoch, sequence }))
         }
     }
 }
 
-async fn present_epoch(session: &Session, topic: Option<&Topic>) -> Result<String, Failure> {
-    let topic = topic.map(ToString::to_string).unwrap_or_default();
-    let mut stream: MessageStream =
-        session.subscribe(vec![v1::Subscription { topic, ..Default::default() }]).await?;
-    loop {
-        match stream.next().await {
-            Ok(Item::Subscribed(v1::Subscribed { position: Some(position), .. })) => {
-                return Ok(position.epoch);
-            }
-            Ok(_) => {}
-            Err(end) => return Err(Failure::told(exit_of(end.reason, end.status.code()), end_text(&end))),
+/// The hub names it to whoever begins to follow a topic.
+async fn present_epoch(
+    pipeline: &Pipeline,
+    topic: Option<&Topic>,
+    outage: &Outage,
+) -> Result<String, Failure> {
+    let (told, mut heard) = mpsc::channel(1);
+    let outage_of_task = outage.clone();
+    let task = Task::new("epoch", topic.cloned()).observe(move |word| match word {
+        Word::Said(Item::Subscribed(v1::Subscribed { position: Some(position), .. })) => {
+            // The first is enough.
+            let _ = told.try_send(position.epoch.clone());
         }
-    }
-}
-
-/// What is needed to come back without loss.
-#[derive(Default)]
-struct Seen {
-    epoch: String,
-    /// Last sequence handled per topic.
-    last: HashMap<String, u64>,
-}
-
-impl Seen {
-    fn event(&mut self, event: &v1::Event) {
-        match self.last.get_mut(&event.topic) {
-            Some(last) => *last = event.sequence,
-            None => {
-                self.last.insert(event.topic.clone(), event.sequence);
-            }
+        Word::Said(_) => {}
+        Word::Setback { .. } => outage_of_task.hears(word),
+    });
+    let mut handle =
+        pipeline.start_task(task, |_, _| std::future::ready(Ok(()))).map_err(|error| not_started(&error))?;
+    tokio::select! {
+        biased;
+        Some(epoch) = heard.recv() => {
+            handle.cancel();
+            handle.ended().await;
+            Ok(epoch)
         }
+        end = handle.ended() => match outage.exit(&end) {
+            Ok(_) => Err(Failure::told(Exit::TempFail, format!("the stream ended: {}.", end.why))),
+            Err(failure) => Err(failure),
+        },
     }
-
-    fn notice(&mut self, item: &Item) {
-        if let Item::Subscribed(v1::Subscribed { topic, position: Some(position), .. }) = item {
-            self.epoch.clone_from(&position.epoch);
-            self.last.insert(topic.clone(), position.sequence);
-        }
-    }
-
-    /// The options that resume every topic: one position for all, so the smallest.
-    fn resume(&self) -> Option<String> {
-        let last = self.last.values().min()?;
-        Some(format!("--since {last} --epoch {}", clean(&self.epoch)))
-    }
-}
-
-fn ended(end: &StreamEnd, seen: &Seen, output: &mut Output) -> Result<Exit, Failure> {
-    let exit = exit_of(end.reason, end.status.code());
-    let comes_back = match end.reason.map(|reason| reason.retry()) {
-        Some(Retry::Resume | Retry::Later | Retry::LogInAgain | Retry::Application) => true,
-        Some(Retry::No) | None => false,
-    };
-    let mut text = format!("the stream ended: {}", end_text(end));
-    if let (true, Some(resume)) = (comes_back, seen.resume()) {
-        text.push_str(&format!(" Resume with {resume}."));
-    }
-    if exit == Exit::Ok {
-        output.notice(&text);
-        return Ok(exit);
-    }
-    Err(Failure::told(exit, text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::reason::EndReason;
-    use crate::cli::tests::captured;
-    use tonic::Status;
 
     #[test]
     fn since_is_a_number_or_all() {
@@ -260,39 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn an_end_to_resume_from_says_how() {
-        let (mut output, _, _) = captured(false);
-        let mut seen = Seen::default();
-        let position = Some(v1::Position { epoch: "e1".to_owned(), sequence: 3 });
-        for topic in ["room/a", "room/b"] {
-            let topic = topic.to_owned();
-            seen.notice(&Item::Subscribed(v1::Subscribed {
-                topic,
-                position: position.clone(),
-                recovered: true,
-            }));
-        }
-        seen.event(&v1::Event { topic: "room/a".to_owned(), sequence: 9, ..Default::default() });
-        assert_eq!(seen.resume().as_deref(), Some("--since 3 --epoch e1"));
-        seen.event(&v1::Event { topic: "room/b".to_owned(), sequence: 7, ..Default::default() });
-
-        let mut end = StreamEnd::from_status(Status::resource_exhausted("fell behind"));
-        end.reason = Some(EndReason::SlowConsumer);
-        let failure = ended(&end, &seen, &mut output).unwrap_err();
-        assert_eq!(failure.exit(), Exit::TempFail);
-        assert!(failure.to_string().ends_with("Resume with --since 7 --epoch e1."), "{failure}");
-
-        end.reason = Some(EndReason::AdminCancelled);
-        let failure = ended(&end, &seen, &mut output).unwrap_err();
-        assert_eq!(failure.exit(), Exit::NoPerm);
-        assert!(!failure.to_string().contains("Resume"), "{failure}");
-    }
-
-    #[test]
-    fn a_completed_stream_is_success() {
-        let (mut output, _, err) = captured(false);
-        let end = StreamEnd::from_status(Status::ok(""));
-        assert_eq!(ended(&end, &Seen::default(), &mut output).unwrap(), Exit::Ok);
-        assert!(err.text().contains("COMPLETED"));
+    fn a_payload_that_is_no_text_is_matched_as_far_as_it_is() {
+        let regex = parse_regex("^don?e$").unwrap();
+        assert!(matches(&regex, b"done") && !matches(&regex, b"not done"));
+        assert!(matches(&parse_regex("b.c").unwrap(), b"\xffab\xfec"));
+        assert!(parse_regex("(").is_err());
     }
 }

@@ -32,7 +32,7 @@ impl Write for Shared {
 /// An output without colours, with its stdout and stderr.
 pub(crate) fn captured(json: bool) -> (Output, Shared, Shared) {
     let (out, err) = (Shared::default(), Shared::default());
-    (Output::plain(Box::new(out.clone()), Box::new(err.clone()), json), out, err)
+    (Output::plain(out.clone(), err.clone(), json), out, err)
 }
 
 #[test]

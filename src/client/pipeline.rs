@@ -4,6 +4,7 @@ pub mod config;
 pub mod end;
 pub mod halt;
 pub mod link;
+pub mod observe;
 pub mod places;
 pub mod publisher;
 pub mod run;
@@ -21,13 +22,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::base::event::Position;
-use crate::base::limits::{PIPELINE_ABORT_TIMEOUT, PIPELINE_TASKS_MAX};
+use crate::base::limits::{PIPELINE_ABORT_TIMEOUT, PIPELINE_BATCH_MAX, PIPELINE_TASKS_MAX};
 use crate::client::connector::{Keepalive, connect_with};
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::{ConfigError, PipelineConfig};
 use crate::client::pipeline::end::{HandlerError, TaskEnd, TaskStatus};
 use crate::client::pipeline::halt::{Group, Halt, StopWhen, Stopping, cancelled};
 use crate::client::pipeline::link::{Dial, Keeper, Link, State};
+use crate::client::pipeline::observe::{Observer, Word};
 use crate::client::pipeline::places::{Places, Target};
 use crate::client::pipeline::publisher::{Ids, Message, PublishError, Publisher, publish_alone};
 use crate::client::pipeline::registry::{Entry, Registered, Registry, Taken};
@@ -45,7 +47,9 @@ pub struct Pipeline {
     link: Link,
     /// Above all groups and tasks.
     tasks: Scope,
-    /// The link's and the publishers', which outlive the tasks.
+    /// Outlives the tasks: handlers may publish.
+    publishers: Scope,
+    /// The link's, which outlives them all.
     upkeep: Scope,
     ids: Ids,
 }
@@ -58,6 +62,20 @@ pub struct Task {
     until: Option<Until>,
     stop_when: Option<StopWhen>,
     group: Option<Group>,
+    observer: Option<Observer>,
+    max_retries: Option<u32>,
+    batch_max: usize,
+}
+
+/// What the hub said at login.
+#[derive(Clone, Debug, Default)]
+pub struct Welcome {
+    /// The session's name in the hub's lists.
+    pub session_id: String,
+    /// The hub's bounds for it.
+    pub policy: v1::SessionPolicy,
+    /// Why the last session of this user and client name ended, when the hub knows.
+    pub previous_end: Option<v1::Ended>,
 }
 
 /// Why a task was not started.
@@ -107,6 +125,9 @@ impl Task {
             until: None,
             stop_when: None,
             group: None,
+            observer: None,
+            max_retries: None,
+            batch_max: PIPELINE_BATCH_MAX,
         }
     }
 
@@ -133,6 +154,25 @@ impl Task {
     #[must_use]
     pub fn in_group(self, group: &Group) -> Self {
         Self { group: Some(group.clone()), ..self }
+    }
+
+    /// Tells what goes on beside events and gaps. Called where the task runs: it must not wait for anything.
+    #[must_use]
+    pub fn observe(self, observer: impl FnMut(Word<'_>) + Send + 'static) -> Self {
+        Self { observer: Some(Box::new(observer)), ..self }
+    }
+
+    /// Gives up after so many failures in a row, whatever [`PipelineConfig::max_retries`] says.
+    #[must_use]
+    pub fn max_retries(self, retries: u32) -> Self {
+        Self { max_retries: Some(retries), ..self }
+    }
+
+    /// Hands over at most so many deliveries at once, at least one. With one, what a handler did before it was stopped
+    /// is never done again.
+    #[must_use]
+    pub fn batch_max(self, deliveries: usize) -> Self {
+        Self { batch_max: deliveries.clamp(1, PIPELINE_BATCH_MAX), ..self }
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -182,7 +222,8 @@ impl Pipeline {
         let dial: Dial = Box::new(move || Box::pin(dial()));
         let (keeper, link) = Keeper::new(Arc::clone(&config), dial, upkeep.clone());
         upkeep.spawn(keeper.run());
-        Ok(Self { config, registry: Arc::default(), link, tasks: Scope::root(), upkeep, ids: Ids::new() })
+        let (tasks, publishers) = (Scope::root(), Scope::root());
+        Ok(Self { config, registry: Arc::default(), link, tasks, publishers, upkeep, ids: Ids::new() })
     }
 
     /// Starts a task that hands batches to `handler`: [`Self::start_task`] with no conditions.
@@ -236,6 +277,9 @@ impl Pipeline {
             halt: Halt::new(scope, self.tasks.clone(), due, task.stop_when),
             places: Places::new(task.targets),
             until: task.until,
+            observer: task.observer,
+            max_retries: task.max_retries.or(self.config.max_retries),
+            batch_max: task.batch_max,
             handler,
             failures: 0,
         };
@@ -257,7 +301,7 @@ impl Pipeline {
     /// [`in_flight_max`](PipelineConfig::in_flight_max).
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::start(&self.config, &self.link, &self.upkeep)
+        Publisher::start(&self.config, &self.link, &self.publishers)
     }
 
     /// Publishes by a call of its own and waits for its place in the hub's order. What is not known to be published is
@@ -295,6 +339,18 @@ impl Pipeline {
         self.registry.all().iter().map(|entry| entry.status()).collect()
     }
 
+    /// Waits for the session while no more than `retries` attempts have failed since the start. The pipeline goes on
+    /// either way.
+    ///
+    /// # Errors
+    /// Why the last attempt failed.
+    pub async fn connected(&self, retries: u32) -> Result<Welcome, Arc<ClientError>> {
+        let lane = self.link.clone().first(u64::from(retries)).await?;
+        let session = &lane.session;
+        let (session_id, previous_end) = (session.id().to_owned(), session.previous_end().cloned());
+        Ok(Welcome { session_id, policy: *session.policy(), previous_end })
+    }
+
     /// The session's name at the hub, while there is one.
     #[must_use]
     pub fn session_id(&self) -> Option<String> {
@@ -315,6 +371,10 @@ impl Pipeline {
             // Who blocks its thread cannot be dropped; it is named all the same.
             let _ = timeout(PIPELINE_ABORT_TIMEOUT, self.tasks.finished()).await;
         }
+        self.publishers.end(cancelled());
+        if timeout_at(until, self.publishers.finished()).await.is_err() {
+            self.publishers.abort(cancelled());
+        }
         self.upkeep.end(cancelled());
         if timeout_at(until, self.upkeep.finished()).await.is_err() {
             self.upkeep.abort(cancelled());
@@ -328,6 +388,7 @@ impl Pipeline {
 impl Drop for Pipeline {
     fn drop(&mut self) {
         self.tasks.abort(cancelled());
+        self.publishers.abort(cancelled());
         self.upkeep.abort(cancelled());
     }
 }

@@ -48,6 +48,11 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
     }
 
+    /// The configuration is read again; [`Self::ready`] ends that.
+    pub fn reloading(&self) {
+        self.send("RELOADING=1");
+    }
+
     /// The process will end. Send it only when nothing can call it off.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
@@ -138,11 +143,13 @@ mod tests {
         notifier.watchdog();
         notifier.extend_timeout(Duration::from_secs(3));
         notifier.stopping();
+        notifier.reloading();
         assert_eq!(receive(&manager), "READY=1\nSTATUS=listening on 127.0.0.1:1");
         assert_eq!(receive(&manager), "STATUS=draining 37/120 streams READY=0");
         assert_eq!(receive(&manager), "WATCHDOG=1");
         assert_eq!(receive(&manager), "EXTEND_TIMEOUT_USEC=3000000");
         assert_eq!(receive(&manager), "STOPPING=1");
+        assert_eq!(receive(&manager), "RELOADING=1");
     }
 
     #[test]

@@ -98,6 +98,24 @@ impl Link {
         }
     }
 
+    /// A lane, or why the last attempt failed when more than so many did.
+    pub(super) async fn first(&mut self, retries: u64) -> Result<Arc<Lane>, Arc<ClientError>> {
+        loop {
+            match &*self.state.borrow_and_update() {
+                State::Up(lane) => return Ok(Arc::clone(lane)),
+                State::Closed(why) => return Err(Arc::clone(why)),
+                State::Connecting { failed, error: Some(why) } if *failed > retries => {
+                    return Err(Arc::clone(why));
+                }
+                State::Connecting { .. } => {}
+            }
+            // The sender lives as long as the pipeline.
+            if self.state.changed().await.is_err() {
+                return Err(Arc::new(ClientError::StreamEnded));
+            }
+        }
+    }
+
     /// Resolves when the lane is no longer the link's.
     pub(super) async fn left(&mut self, lane: &Lane) {
         let is_other = |state: &State| !matches!(state, State::Up(up) if up.number == lane.number);
@@ -226,11 +244,11 @@ impl Keeper {
             Err(_) => return Err(ClientError::Transport { why: "no connection in time".to_owned() }),
         };
         if let Some(known) = self.known.take() {
-            let session = client.resume(&known.id, &known.token, known.policy.clone())?;
+            let session = client.resume(&known.id, &known.token, known.policy)?;
             match self.beat(&session).await {
                 Ok(policy) => {
-                    let policy = policy.unwrap_or_else(|| known.policy.clone());
-                    let session = client.resume(&known.id, &known.token, policy.clone())?;
+                    let policy = policy.unwrap_or(known.policy);
+                    let session = client.resume(&known.id, &known.token, policy)?;
                     self.known = Some(Known { policy, ..known });
                     return Ok(session);
                 }
@@ -250,7 +268,7 @@ impl Keeper {
         self.known = Some(Known {
             id: session.id().to_owned(),
             token: session.token().to_owned(),
-            policy: session.policy().clone(),
+            policy: *session.policy(),
         });
         Ok(session)
     }

@@ -333,8 +333,14 @@ impl Worker {
             };
             let opened_at = Instant::now();
             let (next, text, error) = match lane.session.open().await {
-                Ok((sender, stream)) => match self.serve(&lane, &sender, stream).await {
-                    Left::Done => return,
+                Ok((sender, mut stream)) => match self.serve(&lane, &sender, &mut stream).await {
+                    Left::Done => {
+                        // Half-closed: the hub ends the stream as completed, and its record says so.
+                        drop(sender);
+                        let rest = async { while stream.next().await.is_ok() {} };
+                        let _ = timeout(self.config.ping_timeout, rest).await;
+                        return;
+                    }
                     Left::Broken(next, text, error) => (next, text, error),
                 },
                 Err(error) => (after_error(&error), error.to_string(), Some(Arc::new(error))),
@@ -360,7 +366,7 @@ impl Worker {
     }
 
     /// Sends and takes receipts until the stream ends or nothing is left to do.
-    async fn serve(&mut self, lane: &Lane, sender: &Sender, mut stream: MessageStream) -> Left {
+    async fn serve(&mut self, lane: &Lane, sender: &Sender, stream: &mut MessageStream) -> Left {
         self.queue.restart();
         let mut takes_more = true;
         loop {

@@ -7,19 +7,20 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::base::limits::{PIPELINE_BATCH_MAX, PIPELINE_HEALTHY_AFTER};
+use crate::base::limits::PIPELINE_HEALTHY_AFTER;
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::PipelineConfig;
 use crate::client::pipeline::end::{EndWhy, HandlerError, TaskState};
 use crate::client::pipeline::halt::{Halt, Stopping};
 use crate::client::pipeline::link::{Lane, Link, dice};
+use crate::client::pipeline::observe::{Observer, Setback, Word};
 use crate::client::pipeline::places::{Delivery, Mark, Places, Step};
 use crate::client::pipeline::registry::Entry;
 use crate::client::pipeline::retry::{Next, after_end, after_error, end_text};
 use crate::client::stream::{Item, MessageStream, StreamEnd};
 use crate::wire::v1;
 
-/// What a handler gets at once: in order, at most [`PIPELINE_BATCH_MAX`] deliveries, never none.
+/// What a handler gets at once: in order, at most [`batch_max`](crate::client::Task::batch_max) deliveries, never none.
 #[derive(Debug)]
 pub struct Batch {
     /// The task's name.
@@ -50,6 +51,9 @@ pub(super) struct Runner {
     pub(super) halt: Halt,
     pub(super) places: Places,
     pub(super) until: Option<Until>,
+    pub(super) observer: Option<Observer>,
+    pub(super) max_retries: Option<u32>,
+    pub(super) batch_max: usize,
     pub(super) handler: Handler,
     /// Failures in a row, for the backoff.
     pub(super) failures: u32,
@@ -70,6 +74,31 @@ enum Over {
     Stream(Box<StreamEnd>),
     /// The link has another lane.
     Left,
+}
+
+/// Why a task has to start again.
+enum Lost {
+    Link,
+    Stream(Box<StreamEnd>),
+    Opening(ClientError),
+}
+
+impl Lost {
+    fn text(&self) -> String {
+        match self {
+            Self::Link => "connected anew".to_owned(),
+            Self::Stream(end) => end_text(end),
+            Self::Opening(error) => error.to_string(),
+        }
+    }
+
+    fn setback(&self) -> Setback<'_> {
+        match self {
+            Self::Link => Setback::Left,
+            Self::Stream(end) => Setback::Ended(end),
+            Self::Opening(error) => Setback::Failed(error),
+        }
+    }
 }
 
 /// The outcome of the handler.
@@ -97,24 +126,22 @@ impl Runner {
                 Ok(stream) => self.read(&lane, stream).await,
                 Err(over) => Err(over),
             };
-            let (next, text) = match over {
+            let (next, lost) = match over {
                 Ok(Over::Task(why)) | Err(Opening::Task(why)) => return why,
-                Ok(Over::Left) => {
-                    (Next::Again { after: None, link_in_doubt: false }, "connected anew".into())
-                }
+                Ok(Over::Left) => (Next::Again { after: None, link_in_doubt: false }, Lost::Link),
                 Ok(Over::Stream(end)) => match after_end(&end) {
                     Next::Stop => return EndWhy::Ended(end),
-                    next @ Next::Again { .. } => (next, end_text(&end)),
+                    next @ Next::Again { .. } => (next, Lost::Stream(end)),
                 },
                 Err(Opening::Refused(error)) => match after_error(&error) {
                     Next::Stop => return EndWhy::Refused(Arc::new(error)),
-                    next @ Next::Again { .. } => (next, error.to_string()),
+                    next @ Next::Again { .. } => (next, Lost::Opening(error)),
                 },
             };
             if opened_at.elapsed() >= PIPELINE_HEALTHY_AFTER {
                 self.failures = 0;
             }
-            if let Err(why) = self.back_off(next, &text, &lane).await {
+            if let Err(why) = self.back_off(next, &lost, &lane).await {
                 return why;
             }
         }
@@ -122,10 +149,14 @@ impl Runner {
 
     /// The lane, once there is one.
     async fn lane(&mut self) -> Result<Arc<Lane>, EndWhy> {
-        let (entry, max_retries) = (&self.entry, self.config.max_retries);
+        let (entry, max_retries, observer) = (&self.entry, self.max_retries, &mut self.observer);
         let failed = |more: u64, error: &ClientError| {
             let failures = entry.failed(u32::try_from(more).unwrap_or(u32::MAX), &error.to_string());
-            max_retries.is_none_or(|max| failures <= max)
+            let again = max_retries.is_none_or(|max| failures <= max);
+            if let Some(observer) = observer {
+                observer(Word::Setback { what: Setback::Failed(error), again });
+            }
+            again
         };
         tokio::select! {
             biased;
@@ -182,6 +213,7 @@ impl Runner {
             if let Item::Refused { status, .. } = item {
                 return Err((*status).into());
             }
+            self.tell_said(&item);
             match self.places.take(item) {
                 Step::Deliver(delivery, mark) => {
                     work.is_last = self.is_the_one(&delivery);
@@ -197,12 +229,20 @@ impl Runner {
                 }
                 Step::Other => {}
             }
-            if work.is_last || work.deliveries.len() == PIPELINE_BATCH_MAX {
+            if work.is_last || work.deliveries.len() == self.batch_max {
                 break;
             }
             next = stream.next_at_hand();
         }
         Ok(work)
+    }
+
+    fn tell_said(&mut self, item: &Item) {
+        if let Some(observer) = &mut self.observer
+            && !matches!(item, Item::Event(_) | Item::Gap(_))
+        {
+            observer(Word::Said(item));
+        }
     }
 
     fn is_the_one(&mut self, delivery: &Delivery) -> bool {
@@ -267,13 +307,18 @@ impl Runner {
     }
 
     /// Counts the failure and waits as told, or as long as so many failures take.
-    async fn back_off(&mut self, next: Next, text: &str, lane: &Lane) -> Result<(), EndWhy> {
+    async fn back_off(&mut self, next: Next, lost: &Lost, lane: &Lane) -> Result<(), EndWhy> {
         let Next::Again { after, link_in_doubt } = next else { return Ok(()) };
         if link_in_doubt {
             self.link.doubt(lane, after);
         }
-        let failures = self.entry.failed(1, text);
-        if self.config.max_retries.is_some_and(|max| failures > max) {
+        let text = lost.text();
+        let failures = self.entry.failed(1, &text);
+        let again = self.max_retries.is_none_or(|max| failures <= max);
+        if let Some(observer) = &mut self.observer {
+            observer(Word::Setback { what: lost.setback(), again });
+        }
+        if !again {
             return Err(self.entry.exhausted());
         }
         self.failures = self.failures.saturating_add(1);
@@ -305,7 +350,7 @@ enum Opening {
 /// How old the newest event is by this machine's clock.
 fn age(deliveries: &[Delivery]) -> Option<Duration> {
     let newest = deliveries.iter().rev().find_map(|delivery| match delivery {
-        Delivery::Event(event) => event.published_at.clone(),
+        Delivery::Event(event) => event.published_at,
         Delivery::Gap(_) => None,
     })?;
     SystemTime::now().duration_since(SystemTime::try_from(newest).ok()?).ok()
