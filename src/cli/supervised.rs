@@ -182,7 +182,12 @@ impl Outage {
 impl Told {
     fn setback(&mut self, what: Setback<'_>, again: bool) -> Result<(), Failure> {
         let why = match what {
-            Setback::Left => None,
+            Setback::Left => {
+                let lost = EndReason::ConnectionLost;
+                let text = format!("the stream ended: {}: {}.", lost.name(), lost.text());
+                self.last = Some(Last::Failed(Exit::TempFail, text));
+                None
+            }
             Setback::Ended(end) => {
                 self.last = Some(Last::Ended(Box::new(end.clone())));
                 let is_lost = matches!(end.reason, Some(EndReason::ConnectionLost));

@@ -232,7 +232,7 @@ fn ctrl_c_logs_out() {
 #[test]
 fn a_drain_tells_followers_when_to_come_back_and_from_where() {
     let mut hub = Hub::start();
-    let (tail, _stdin) = hub.follow(&["tail", "room/a"], "bob");
+    let (tail, _stdin) = hub.follow(&["tail", "room/a", "--retries", "0"], "bob");
     assert_eq!(code(&hub.run(&["send", "room/a", "x"])), 0);
     assert_eq!(code(&hub.run(&["drain"])), 0);
     let tail = tail.wait_with_output().unwrap();

@@ -14,7 +14,7 @@ async fn a_stopped_client_is_ended_as_lost_and_the_other_goes_on() {
         ("STREAMWARD_LIMITS_PING_TIMEOUT", "1500ms"),
     ])
     .await;
-    let stopped = server.spawn(&["tail", "room/a", "--user", "stopped"]);
+    let stopped = server.spawn(&["tail", "room/a", "--user", "stopped", "--retries", "0"]);
     let mut healthy = server.spawn(&["tail", "room/a", "--user", "healthy"]);
     server.until("both tails", |status| status.subscriptions == 2).await;
     stopped.signal(Signal::STOP);

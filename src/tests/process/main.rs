@@ -8,6 +8,8 @@ mod admin_socket;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod chatting;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod commands;
@@ -26,12 +28,18 @@ mod metrics;
 #[cfg(test)]
 mod overflow;
 #[cfg(test)]
+mod piping;
+#[cfg(test)]
 mod pressure;
 #[cfg(test)]
 mod rounds;
 #[cfg(test)]
+mod sending;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tailing;
 #[cfg(test)]
 mod top;

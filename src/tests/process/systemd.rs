@@ -12,18 +12,18 @@ use crate::descriptors::bound_descriptors;
 use crate::harness::{Deaf, Server, follow, within};
 
 /// A service manager's end of the notification socket.
-struct Manager {
+pub(crate) struct Manager {
     socket: UnixDatagram,
     heard: Vec<String>,
 }
 
 impl Manager {
-    fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self { socket: UnixDatagram::bind(path).unwrap(), heard: Vec::new() }
     }
 
     /// The next message that begins so.
-    async fn hears(&mut self, beginning: &str) -> String {
+    pub(crate) async fn hears(&mut self, beginning: &str) -> String {
         within(beginning, async {
             loop {
                 let message = self.receive().await;

@@ -56,8 +56,25 @@ impl Server {
         let line = program.err.with("listening on ").await;
         let (_, rest) = line.split_once("listening on ").unwrap();
         let address = rest.split(',').next().unwrap().parse().unwrap();
-        let admin = within("the admin socket", Admin::connect(&socket_in(directory.path()))).await.unwrap();
+        let admin =
+            within("the admin socket", Box::pin(Admin::connect(&socket_in(directory.path())))).await.unwrap();
         Self { program, address, admin, directory }
+    }
+
+    /// A server on an address that no other test uses, so that it can be started there again.
+    pub(crate) async fn on(address: &str, environment: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Program::streamward(["serve", "--listen", address, "--admin-socket"]);
+        command.arg(socket_in(directory.path())).envs(environment.iter().copied());
+        Self::launch(command, directory).await
+    }
+
+    /// Kills it. Its address is free again.
+    pub(crate) async fn killed(self) -> String {
+        let address = self.address.to_string();
+        self.program.signal(Signal::KILL);
+        self.program.exited().await;
+        address
     }
 
     /// Its directory, where the admin socket is.
