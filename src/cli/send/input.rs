@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::io::{BufReader, Stdin};
+use tokio::task::consume_budget;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::stdin::{Disk, Line, Lines};
@@ -66,7 +67,11 @@ impl Input {
                         Failure::told(Exit::Io, format!("cannot read standard input: {error}."))
                     });
                 }
-                Reading::File(path, lines) => lines.next().await.map_err(|error| unreadable(path, &error))?,
+                Reading::File(path, lines) => {
+                    // A disk never keeps us waiting: signals and the connection get their turn here.
+                    consume_budget().await;
+                    lines.next().await.map_err(|error| unreadable(path, &error))?
+                }
                 Reading::Nothing => None,
             };
             if line.is_some() {

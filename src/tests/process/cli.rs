@@ -225,7 +225,10 @@ fn ctrl_c_logs_out() {
     signal(&tail, "-INT");
     assert_eq!(code(&tail.wait_with_output().unwrap()), 0);
     let stream = hub.until("ended", |end| end["kind"] == "STREAM" && end["user"] == "bob");
-    assert_eq!(stream["reason"], "SESSION_LOGGED_OUT");
+    // The task leaves its stream first, then the session ends.
+    assert_eq!(stream["reason"], "CLIENT_CANCELLED");
+    let session = hub.until("ended", |end| end["kind"] == "SESSION" && end["user"] == "bob");
+    assert_eq!(session["reason"], "SESSION_LOGGED_OUT");
     assert_eq!(hub.json(&["sessions", "--json"])["sessions"].as_array().unwrap().len(), 0);
 }
 
