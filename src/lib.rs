@@ -61,5 +61,9 @@ pub mod runtime;
 pub mod server;
 pub mod wire;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests;

@@ -312,9 +312,7 @@ impl Worker {
             () = self.work() => {}
         }
         self.jobs.close();
-        while let Ok(job) = self.jobs.try_recv() {
-            self.queue.jobs.push_back(job);
-        }
+        self.take_waiting();
         self.queue.fail(&PublishError::ShutDown);
     }
 
@@ -361,7 +359,17 @@ impl Worker {
                 }
                 None => false,
             },
-            () = self.scope.ending() => false,
+            () = self.scope.ending() => {
+                self.take_waiting();
+                !self.queue.jobs.is_empty()
+            }
+        }
+    }
+
+    /// What was handed over before the end is published yet.
+    fn take_waiting(&mut self) {
+        while let Ok(job) = self.jobs.try_recv() {
+            self.queue.jobs.push_back(job);
         }
     }
 
@@ -370,7 +378,8 @@ impl Worker {
         self.queue.restart();
         let mut takes_more = true;
         loop {
-            if self.scope.is_ending() {
+            if takes_more && self.scope.is_ending() {
+                self.take_waiting();
                 takes_more = false;
             }
             if !takes_more && self.queue.jobs.is_empty() {
@@ -411,7 +420,7 @@ impl Worker {
                     Some(job) => self.queue.jobs.push_back(job),
                     None => takes_more = false,
                 },
-                () = self.scope.ending(), if takes_more => takes_more = false,
+                () = self.scope.ending(), if takes_more => {}
             }
         }
     }
