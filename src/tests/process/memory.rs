@@ -33,7 +33,8 @@ async fn crowd(server: &Server, clients: usize) -> u64 {
     }
     for _ in 0..MESSAGES {
         let (session, _) = &followers[0];
-        within("a receipt", session.publish("room/crowd", vec![7; PAYLOAD_BYTES], "", "")).await.unwrap();
+        let publish = session.publish("room/crowd", vec![7; PAYLOAD_BYTES], "", "");
+        within("a receipt", Box::pin(publish)).await.unwrap();
     }
     for (_, stream) in &mut followers {
         for _ in 0..MESSAGES {
@@ -45,7 +46,7 @@ async fn crowd(server: &Server, clients: usize) -> u64 {
     }
     let held_kib = rss_kib(server);
     for (session, _) in followers {
-        within("the logout", session.logout()).await.unwrap();
+        within("the logout", Box::pin(session.logout())).await.unwrap();
     }
     server
         .until("the last connection to close", |status| (status.connections, status.streams) == (1, 0))
