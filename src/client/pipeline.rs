@@ -47,9 +47,9 @@ pub struct Pipeline {
     link: Link,
     /// Above all groups and tasks.
     tasks: Scope,
-    /// Outlives the tasks: handlers may publish.
+    /// The publishers', which outlive the tasks: handlers publish.
     publishers: Scope,
-    /// The link's, which outlives them all.
+    /// The link's, which outlives all who use it.
     upkeep: Scope,
     ids: Ids,
 }
@@ -93,6 +93,9 @@ pub enum StartError {
     /// The same topic twice.
     #[error("task {0} names topic {1} twice")]
     TopicTwice(String, String),
+    /// Its group would not end with this pipeline.
+    #[error("task {0}: its group is another pipeline's; make one with this pipeline's `group`")]
+    OthersGroup(String),
     /// The pipeline was shut down.
     #[error("the pipeline was shut down")]
     ShutDown,
@@ -263,8 +266,12 @@ impl Pipeline {
         if self.tasks.is_ending() {
             return Err(StartError::ShutDown);
         }
+        if task.group.as_ref().is_some_and(|group| !group.0.is_below(&self.tasks)) {
+            return Err(StartError::OthersGroup(task.id));
+        }
         let scope = task.group.as_ref().map_or(&self.tasks, |group| &group.0).child();
-        let entry = Arc::new(Entry::new(&task.id, scope.clone()));
+        let places = Places::new(task.targets);
+        let entry = Arc::new(Entry::new(&task.id, scope.clone(), &places));
         self.registry.add(&entry, PIPELINE_TASKS_MAX).map_err(|taken| match taken {
             Taken::Name => StartError::NameTaken(task.id.clone()),
             Taken::Places => StartError::Full,
@@ -275,13 +282,14 @@ impl Pipeline {
             link: self.link.clone(),
             entry: Arc::clone(&entry),
             halt: Halt::new(scope, self.tasks.clone(), due, task.stop_when),
-            places: Places::new(task.targets),
+            places,
             until: task.until,
             observer: task.observer,
             max_retries: task.max_retries.or(self.config.max_retries),
             batch_max: task.batch_max,
             handler,
             failures: 0,
+            lived: false,
         };
         let (ended, watched) = watch::channel(None);
         let registered = Registered::new(Arc::clone(&self.registry), Arc::clone(&entry), ended);
@@ -351,7 +359,19 @@ impl Pipeline {
         Ok(Welcome { session_id, policy: *session.policy(), previous_end })
     }
 
-    /// The session's name at the hub, while there is one.
+    /// What must be nothing in the end, also when the pipeline itself is gone: tasks registered; tasks, publishers and
+    /// links running.
+    #[cfg(test)]
+    pub(crate) fn traces(&self) -> impl Fn() -> [usize; 4] + use<> {
+        let registry = Arc::clone(&self.registry);
+        let scopes = [self.tasks.clone(), self.publishers.clone(), self.upkeep.clone()];
+        move || {
+            let [tasks, publishers, upkeep] = scopes.each_ref().map(Scope::running);
+            [registry.all().len(), tasks, publishers, upkeep]
+        }
+    }
+
+    /// The session's name at the hub, while there is one; empty when only its token was given.
     #[must_use]
     pub fn session_id(&self) -> Option<String> {
         match self.link.state() {
@@ -375,7 +395,9 @@ impl Pipeline {
         if timeout_at(until, self.publishers.finished()).await.is_err() {
             self.publishers.abort(cancelled());
         }
+        // Nothing is under way any more. A moment to log out is left whatever the handlers took.
         self.upkeep.end(cancelled());
+        let until = until.max(Instant::now() + PIPELINE_ABORT_TIMEOUT);
         if timeout_at(until, self.upkeep.finished()).await.is_err() {
             self.upkeep.abort(cancelled());
         }
@@ -387,9 +409,9 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        self.tasks.abort(cancelled());
-        self.publishers.abort(cancelled());
-        self.upkeep.abort(cancelled());
+        for scope in [&self.tasks, &self.publishers, &self.upkeep] {
+            scope.abort(cancelled());
+        }
     }
 }
 

@@ -1,18 +1,23 @@
 //! A login and what it owns: the token, the heartbeat, the calls made in its name.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tonic::client::Grpc;
+use tonic::codec::{BufferSettings, Codec};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
 
 use crate::base::event::Position;
 use crate::base::limits::{DATA_FRAME_BYTES_MAX, EVENT_OVERHEAD_BYTES_MAX};
@@ -43,11 +48,45 @@ pub struct Session {
     token: String,
     policy: v1::SessionPolicy,
     previous_end: Option<v1::Ended>,
-    sessions: SessionServiceClient<Authorized>,
-    messages: MessageServiceClient<Authorized>,
+    /// All boxed: a session is moved about in many futures.
+    sessions: Box<SessionServiceClient<Authorized>>,
+    messages: Box<MessageServiceClient<Authorized>>,
+    streams: Box<Grpc<Authorized>>,
     /// Aborted when dropped.
     heartbeats: JoinSet<()>,
 }
+
+const SUBSCRIBE: PathAndQuery = PathAndQuery::from_static("/streamward.v1.MessageService/Subscribe");
+const CONNECT: PathAndQuery = PathAndQuery::from_static("/streamward.v1.MessageService/Connect");
+
+/// Message streams without the 8 KiB that tonic sets aside for each in each direction: a pipeline has thousands.
+struct FrameCodec<T>(PhantomData<T>);
+
+impl<T> Default for FrameCodec<T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: prost::Message + 'static> Codec for FrameCodec<T> {
+    type Encode = T;
+    type Decode = v1::ServerFrame;
+    type Encoder = <ProstCodec<T, v1::ServerFrame> as Codec>::Encoder;
+    type Decoder = <ProstCodec<T, v1::ServerFrame> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, v1::ServerFrame>::raw_encoder(BufferSettings::new(STREAM_BUFFER_BYTES, YIELD_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, v1::ServerFrame>::raw_decoder(BufferSettings::new(STREAM_BUFFER_BYTES, YIELD_BYTES))
+    }
+}
+
+/// What a message stream sets aside at first in each direction; it grows with what is sent.
+const STREAM_BUFFER_BYTES: usize = 64;
+/// What is encoded before it is sent; tonic's default.
+const YIELD_BYTES: usize = 32 * 1024;
 
 type Authorized = InterceptedService<Channel, Bearer>;
 
@@ -78,7 +117,7 @@ impl Client {
     pub async fn login(&self, user: &str, password: &str, client_name: &str) -> Result<Session, ClientError> {
         let mut session = self.login_quiet(user, password, client_name).await?;
         let every = heartbeat_interval(&session.policy);
-        session.heartbeats.spawn(heartbeat(session.sessions.clone(), every));
+        session.heartbeats.spawn(heartbeat(SessionServiceClient::clone(&session.sessions), every));
         Ok(session)
     }
 
@@ -101,7 +140,7 @@ impl Client {
         Ok(session)
     }
 
-    /// Acts for a session that is live already, by its token. Whether it still is shows at the first call. It does not
+    /// Acts for a session that is live already, by its token; `id` is empty where unknown. Whether it still is shows at the first call. It does not
     /// heartbeat by itself.
     ///
     /// # Errors
@@ -117,15 +156,17 @@ impl Client {
         bearer.set_sensitive(true);
         let bearer = Bearer(bearer);
         let sessions = SessionServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
-        let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer)
+        let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
+        let streams = Grpc::new(InterceptedService::new(self.channel.clone(), bearer))
             .max_decoding_message_size(frame_bytes_max(&policy));
         Ok(Session {
             id: id.to_owned(),
             token: token.to_owned(),
             policy,
             previous_end: None,
-            sessions,
-            messages,
+            sessions: Box::new(sessions),
+            messages: Box::new(messages),
+            streams: Box::new(streams),
             heartbeats: JoinSet::new(),
         })
     }
@@ -193,7 +234,10 @@ impl Session {
         &self,
         subscriptions: Vec<v1::Subscription>,
     ) -> Result<MessageStream, ClientError> {
-        let frames = self.messages.clone().subscribe(v1::SubscribeRequest { subscriptions }).await?;
+        let request = Request::new(v1::SubscribeRequest { subscriptions });
+        let mut streams = self.ready().await?;
+        // In a box of its own: over long before the stream is, and large.
+        let frames = Box::pin(streams.server_streaming(request, SUBSCRIBE, FrameCodec::default())).await?;
         Ok(MessageStream::new(frames.into_inner()))
     }
 
@@ -205,8 +249,16 @@ impl Session {
     pub async fn open(&self) -> Result<(Sender, MessageStream), ClientError> {
         let (frames, mut waiting) = mpsc::channel(FRAMES_WAITING_MAX);
         let requests = stream::poll_fn(move |context| waiting.poll_recv(context));
-        let answers = self.messages.clone().connect(requests).await?;
+        let request = Request::new(requests);
+        let mut streams = self.ready().await?;
+        let answers = Box::pin(streams.streaming(request, CONNECT, FrameCodec::default())).await?;
         Ok((Sender::new(frames), MessageStream::new(answers.into_inner())))
+    }
+
+    async fn ready(&self) -> Result<Box<Grpc<Authorized>>, ClientError> {
+        let mut streams = self.streams.clone();
+        streams.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        Ok(streams)
     }
 
     /// Ends the session and its streams on the hub; returns how many streams that ended.

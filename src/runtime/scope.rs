@@ -82,6 +82,13 @@ impl Scope {
         self.0.cause.get()
     }
 
+    /// Whether the node ends when `above` does, because it is below it.
+    #[must_use]
+    pub fn is_below(&self, above: &Self) -> bool {
+        let mut parents = std::iter::successors(self.0.parent.as_ref(), |parent| parent.0.parent.as_ref());
+        parents.any(|parent| Arc::ptr_eq(&parent.0, &above.0))
+    }
+
     /// Whether the node was asked to finish or to stop.
     #[must_use]
     pub fn is_ending(&self) -> bool {

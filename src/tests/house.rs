@@ -49,15 +49,15 @@ impl House {
 
     /// With other limits than the defaults.
     pub(super) fn with(change: impl FnOnce(&mut Limits, &mut Shutdown)) -> Self {
-        Self::built(EPOCH, change)
+        Self::with_epoch(EPOCH, change)
     }
 
     /// With an order of its own, as after a restart.
     pub(super) fn of_epoch(epoch: &str) -> Self {
-        Self::built(epoch, |_, _| ())
+        Self::with_epoch(epoch, |_, _| ())
     }
 
-    fn built(epoch: &str, change: impl FnOnce(&mut Limits, &mut Shutdown)) -> Self {
+    pub(super) fn with_epoch(epoch: &str, change: impl FnOnce(&mut Limits, &mut Shutdown)) -> Self {
         catch_warnings();
         let (mut limits, mut shutdown) = (Limits::default(), Shutdown::default());
         change(&mut limits, &mut shutdown);

@@ -2,4 +2,10 @@
 
 mod basics;
 mod line;
+mod many;
+mod matrix;
 mod observing;
+mod publishing;
+mod random;
+mod reasons;
+mod scripted;

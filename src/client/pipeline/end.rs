@@ -49,7 +49,7 @@ pub struct TaskStatus {
     pub id: String,
     /// Where it is.
     pub state: TaskState,
-    /// The last position handled of every topic that has one.
+    /// The last position handled of every topic that has one, or the one it is to start after.
     pub positions: BTreeMap<String, Position>,
     /// Events handled.
     pub handled: u64,
@@ -68,11 +68,11 @@ pub struct TaskStatus {
 /// Why a task ended.
 #[derive(Debug)]
 pub enum EndWhy {
-    /// By its id, or with all others, or with the pipeline's value.
+    /// By its id, or with all others.
     Cancelled,
     /// With its group, or one above it.
     GroupCancelled,
-    /// With the pipeline.
+    /// With the pipeline: it was shut down or dropped.
     Shutdown,
     /// Its time is over.
     TimedOut,
@@ -127,7 +127,7 @@ pub struct TaskEnd {
     pub id: String,
     /// Why.
     pub why: EndWhy,
-    /// Where to go on from: the last position handled of every topic that has one.
+    /// Where to go on from: the last position handled of every topic that has one, or the one it was to start after.
     pub positions: BTreeMap<String, Position>,
     /// Events handled.
     pub handled: u64,

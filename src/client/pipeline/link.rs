@@ -12,10 +12,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Code;
 
 use crate::base::limits::{PIPELINE_DIAL_TIMEOUT, PIPELINE_HEALTHY_AFTER};
+use crate::base::reason::EndReason;
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::{Credentials, PipelineConfig};
 use crate::client::pipeline::retry::{Next, after_error};
 use crate::client::session::{Client, Session, heartbeat_interval};
+use crate::client::stream::StreamEnd;
 use crate::runtime::scope::Scope;
 use crate::wire::v1;
 
@@ -55,13 +57,22 @@ pub(super) struct Link {
 
 #[derive(Default)]
 struct Doubts {
-    /// The number of the lane in doubt, and when the hub may be asked again.
-    of: Mutex<(u64, Option<Instant>)>,
+    of: Mutex<Doubt>,
     told: Notify,
 }
 
+#[derive(Default)]
+struct Doubt {
+    /// The number of the lane in doubt.
+    lane: u64,
+    /// When the hub may be asked again.
+    not_before: Option<Instant>,
+    /// A lane whose session the hub said is over, and its word.
+    over: Option<(u64, ClientError)>,
+}
+
 impl Doubts {
-    fn lock(&self) -> MutexGuard<'_, (u64, Option<Instant>)> {
+    fn lock(&self) -> MutexGuard<'_, Doubt> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,8 +138,19 @@ impl Link {
     pub(super) fn doubt(&self, lane: &Lane, after: Option<Duration>) {
         let not_before = after.map(|after| Instant::now() + after);
         let mut doubt = self.doubts.lock();
-        *doubt = (doubt.0.max(lane.number), doubt.1.max(not_before));
+        doubt.lane = doubt.lane.max(lane.number);
+        doubt.not_before = doubt.not_before.max(not_before);
         self.doubts.told.notify_one();
+    }
+
+    /// A stream may be the first to hear that its session is over and may not come back. Without this the link would
+    /// log in again, and take over who took it over.
+    pub(super) fn heed(&self, lane: &Lane, end: &StreamEnd) {
+        if let Some(EndReason::SessionTakenOver | EndReason::SessionLoggedOut) = end.reason {
+            let said = ClientError::from((*end.status).clone());
+            self.doubts.lock().over = Some((lane.number, said));
+            self.doubts.told.notify_one();
+        }
     }
 
     /// The state now.
@@ -155,12 +177,12 @@ pub(super) struct Keeper {
     scope: Scope,
     lanes: u64,
     /// The session that is to go on, if there is one.
-    known: Option<Known>,
+    live: Option<Live>,
 }
 
-/// What is needed to act for a session on another connection.
-#[derive(Clone, Default)]
-struct Known {
+/// What a session needs to go on over another connection.
+#[derive(Clone)]
+struct Live {
     id: String,
     token: String,
     policy: v1::SessionPolicy,
@@ -170,12 +192,14 @@ impl Keeper {
     pub(super) fn new(config: Arc<PipelineConfig>, dial: Dial, scope: Scope) -> (Self, Link) {
         let (state, watched) = watch::channel(State::Connecting { failed: 0, error: None });
         let doubts = Arc::new(Doubts::default());
-        let known = match &config.credentials {
+        let live = match &config.credentials {
             Credentials::User { .. } => None,
-            Credentials::Token(token) => Some(Known { token: token.clone(), ..Known::default() }),
+            Credentials::Token(token) => {
+                Some(Live { id: String::new(), token: token.clone(), policy: v1::SessionPolicy::default() })
+            }
         };
         let link = Link { state: watched, doubts: Arc::clone(&doubts) };
-        (Self { config, dial, state, doubts, scope, lanes: 0, known }, link)
+        (Self { config, dial, state, doubts, scope, lanes: 0, live }, link)
     }
 
     /// Keeps the link until its scope ends; then logs out. Stops at once when the scope is aborted.
@@ -217,8 +241,10 @@ impl Keeper {
             failed += 1;
             log::info!("{}: {error}", self.config.endpoint);
             self.state.send_replace(State::Connecting { failed, error: Some(Arc::new(error)) });
-            let wait = after.unwrap_or_else(|| self.config.backoff.delay(failures, dice()));
-            let told = self.doubts.lock().1.take();
+            // At once is for the first time here, too.
+            let wait = after.filter(|after| !after.is_zero() || failures == 1);
+            let wait = wait.unwrap_or_else(|| self.config.backoff.delay(failures, dice()));
+            let told = self.doubts.lock().not_before.take();
             let due = (Instant::now() + wait).max(told.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = self.scope.ending() => return,
@@ -227,14 +253,13 @@ impl Keeper {
         }
     }
 
-    /// Whether the error allows another attempt. A session that is over ends a pipeline that has only its token.
+    /// Whether the error allows another attempt. Who is not let in without a session to go on with was refused for the
+    /// password, or has a token only.
     fn judge(&self, error: &ClientError) -> Next {
-        let is_over =
+        let is_stranger =
             matches!(error, ClientError::Refused { status, .. } if status.code() == Code::Unauthenticated);
-        match &self.config.credentials {
-            Credentials::Token(_) if is_over => Next::Stop,
-            Credentials::Token(_) | Credentials::User { .. } => after_error(error),
-        }
+        let may_log_in = matches!(self.config.credentials, Credentials::User { .. }) && self.live.is_some();
+        if is_stranger && !may_log_in { Next::Stop } else { after_error(error) }
     }
 
     /// A session: the one there was, when it is still live, or a new one.
@@ -243,29 +268,28 @@ impl Keeper {
             Ok(client) => client?,
             Err(_) => return Err(ClientError::Transport { why: "no connection in time".to_owned() }),
         };
-        if let Some(known) = self.known.take() {
-            let session = client.resume(&known.id, &known.token, known.policy)?;
+        if let Some(live) = self.live.clone() {
+            let session = client.resume(&live.id, &live.token, live.policy)?;
             match self.beat(&session).await {
                 Ok(policy) => {
-                    let policy = policy.unwrap_or(known.policy);
-                    let session = client.resume(&known.id, &known.token, policy)?;
-                    self.known = Some(Known { policy, ..known });
+                    let policy = policy.unwrap_or(live.policy);
+                    let session = client.resume(&live.id, &live.token, policy)?;
+                    self.live = Some(Live { policy, ..live });
                     return Ok(session);
                 }
                 // It is over. Whether a new one may follow is for the hub to say.
                 Err(error) if matches!(self.judge(&error), Next::Stop) => return Err(error),
-                Err(ClientError::Refused { status, .. }) if status.code() == Code::Unauthenticated => {}
-                Err(error) => {
-                    self.known = Some(known);
-                    return Err(error);
+                Err(ClientError::Refused { status, .. }) if status.code() == Code::Unauthenticated => {
+                    self.live = None;
                 }
+                Err(error) => return Err(error),
             }
         }
         let Credentials::User { user, password } = &self.config.credentials else {
             return Err(ClientError::Contract("a session without a token"));
         };
         let session = client.login_quiet(user, password, &self.config.client_name).await?;
-        self.known = Some(Known {
+        self.live = Some(Live {
             id: session.id().to_owned(),
             token: session.token().to_owned(),
             policy: *session.policy(),
@@ -289,7 +313,11 @@ impl Keeper {
                     return Lost::Stopped;
                 }
                 () = self.doubts.told.notified() => {
-                    if self.doubts.lock().0 != number {
+                    let mut doubt = self.doubts.lock();
+                    if let Some((_, said)) = doubt.over.take().filter(|(over, _)| *over == number) {
+                        return Lost::Failed(said);
+                    }
+                    if doubt.lane != number {
                         continue;
                     }
                 }
@@ -301,7 +329,7 @@ impl Keeper {
                 Ok(None) => {}
                 Err(error) => return Lost::Failed(error),
             }
-            self.doubts.lock().0 = 0;
+            self.doubts.lock().lane = 0;
             due = Instant::now() + every;
         }
     }

@@ -73,58 +73,72 @@ pub(super) enum Step {
 /// A new place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    topic: String,
+    /// Which of the places.
+    at: usize,
     position: Position,
 }
 
-/// The places of one task.
+/// The places of one task, by topic.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
-    targets: Vec<Target>,
-    /// What is handled.
-    handled: BTreeMap<String, Position>,
+pub(super) struct Places(Vec<Place>);
+
+#[derive(Clone, Debug)]
+struct Place {
+    target: Target,
+    /// What is handled; at first the position to start after: who ends before it has heard anything is still there.
+    handled: Option<Position>,
     /// What has come on the present stream.
-    seen: BTreeMap<String, Position>,
+    seen: Option<Position>,
 }
 
 impl Places {
-    pub(super) fn new(targets: Vec<Target>) -> Self {
-        Self { targets, handled: BTreeMap::new(), seen: BTreeMap::new() }
+    /// No topic may be there twice.
+    pub(super) fn new(mut targets: Vec<Target>) -> Self {
+        targets.sort_by(|one, other| one.topic.as_str().cmp(other.topic.as_str()));
+        let place = |target: Target| {
+            let handled = match &target.start {
+                Start::After(position) => Some(position.clone()),
+                Start::FromNow | Start::AllRetained => None,
+            };
+            Place { target, handled, seen: None }
+        };
+        Self(targets.into_iter().map(place).collect())
     }
 
     /// Everything after what is handled, for a new stream.
     pub(super) fn open(&mut self) -> Vec<v1::Subscription> {
-        self.seen.clone_from(&self.handled);
-        let subscription = |target: &Target| {
-            let start = match self.handled.get(target.topic.as_str()) {
-                Some(position) => Start::After(position.clone()),
-                None => target.start.clone(),
-            };
-            convert::subscription(target.topic.as_str(), start, target.overflow)
+        let subscription = |place: &mut Place| {
+            place.seen.clone_from(&place.handled);
+            let start = place.handled.clone().map_or_else(|| place.target.start.clone(), Start::After);
+            convert::subscription(place.target.topic.as_str(), start, place.target.overflow)
         };
-        self.targets.iter().map(subscription).collect()
+        self.0.iter_mut().map(subscription).collect()
     }
 
     /// What an item of the present stream means. An event that has come before means nothing.
     pub(super) fn take(&mut self, item: Item) -> Step {
         match item {
             Item::Subscribed(subscribed) => {
-                let Some(position) = subscribed.position else { return Step::Other };
+                let place = self.find(&subscribed.topic);
+                let (Some((at, place)), Some(position)) = (place, subscribed.position) else {
+                    return Step::Other;
+                };
                 let position = Position { epoch: position.epoch, sequence: position.sequence };
-                let is_new = self.seen.get(&subscribed.topic) != Some(&position);
-                self.seen.insert(subscribed.topic.clone(), position.clone());
+                let is_new = place.seen.as_ref() != Some(&position);
+                place.seen = Some(position.clone());
                 // What was lost is told by the gap that follows: the place moves when that is handled.
                 let moves = is_new && subscribed.recovered;
-                Step::Live(moves.then_some(Mark { topic: subscribed.topic, position }))
+                Step::Live(moves.then_some(Mark { at, position }))
             }
             Item::Event(event) => match self.advance(&event.topic, event.sequence) {
                 Some(mark) => Step::Deliver(Delivery::Event(event), mark),
                 None => Step::Other,
             },
             Item::Gap(gap) => {
-                let Some(seen) = self.seen.get_mut(&gap.topic) else { return Step::Other };
+                let place = self.find(&gap.topic).and_then(|(at, place)| Some((at, place.seen.as_mut()?)));
+                let Some((at, seen)) = place else { return Step::Other };
                 seen.sequence = seen.sequence.max(gap.to_sequence);
-                let mark = Mark { topic: gap.topic.clone(), position: seen.clone() };
+                let mark = Mark { at, position: seen.clone() };
                 Step::Deliver(Delivery::Gap(gap), mark)
             }
             Item::Receipt(_)
@@ -135,19 +149,28 @@ impl Places {
         }
     }
 
+    fn find(&mut self, topic: &str) -> Option<(usize, &mut Place)> {
+        let at = self.0.binary_search_by(|place| place.target.topic.as_str().cmp(topic)).ok()?;
+        Some((at, self.0.get_mut(at)?))
+    }
+
     fn advance(&mut self, topic: &str, sequence: u64) -> Option<Mark> {
-        let seen = self.seen.get_mut(topic).filter(|seen| sequence > seen.sequence)?;
+        let (at, place) = self.find(topic)?;
+        let seen = place.seen.as_mut().filter(|seen| sequence > seen.sequence)?;
         seen.sequence = sequence;
-        Some(Mark { topic: topic.to_owned(), position: seen.clone() })
+        Some(Mark { at, position: seen.clone() })
     }
 
     /// What led to the mark is handled.
     pub(super) fn handled(&mut self, mark: Mark) {
-        self.handled.insert(mark.topic, mark.position);
+        if let Some(place) = self.0.get_mut(mark.at) {
+            place.handled = Some(mark.position);
+        }
     }
 
-    /// The last position handled of every topic that has one.
-    pub(super) fn positions(&self) -> &BTreeMap<String, Position> {
-        &self.handled
+    /// The last position handled of every topic that has one; at first the one to start after.
+    pub(super) fn positions(&self) -> BTreeMap<String, Position> {
+        let position = |place: &Place| Some((place.target.topic.to_string(), place.handled.clone()?));
+        self.0.iter().filter_map(position).collect()
     }
 }

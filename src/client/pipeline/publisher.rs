@@ -96,6 +96,8 @@ type Answer = oneshot::Sender<Result<Position, PublishError>>;
 struct Job {
     publish: v1::Publish,
     answer: Answer,
+    /// Not sent again after this.
+    until: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -184,7 +186,9 @@ impl Publisher {
         let (answer, waiting) = oneshot::channel();
         let publish = v1::Publish { topic, payload, message_id, content_type };
         // There are as many places in the queue as permits.
-        self.jobs.try_send(Job { publish, answer, _place: place }).map_err(|_| PublishError::ShutDown)?;
+        self.jobs
+            .try_send(Job { publish, answer, until, _place: place })
+            .map_err(|_| PublishError::ShutDown)?;
         Ok(PendingReceipt { answer: waiting, until, timeout: self.timeout })
     }
 }
@@ -235,9 +239,10 @@ impl Queue {
         self.refused = self.refused.saturating_sub(1);
     }
 
-    /// A new stream: everything is to be sent again. Who no longer waits for a receipt is left out.
+    /// A new stream: everything is to be sent again, but for what was given up.
     fn restart(&mut self) {
-        self.jobs.retain(|job| !job.answer.is_closed());
+        let now = Instant::now();
+        self.jobs.retain(|job| now < job.until);
         (self.sent, self.refused) = (0, 0);
     }
 
@@ -312,7 +317,9 @@ impl Worker {
             () = self.work() => {}
         }
         self.jobs.close();
-        self.take_waiting();
+        while let Ok(job) = self.jobs.try_recv() {
+            self.queue.jobs.push_back(job);
+        }
         self.queue.fail(&PublishError::ShutDown);
     }
 
@@ -351,37 +358,24 @@ impl Worker {
     }
 
     async fn first_job(&mut self) -> bool {
-        tokio::select! {
-            job = self.jobs.recv() => match job {
-                Some(job) => {
-                    self.queue.jobs.push_back(job);
-                    true
-                }
-                None => false,
-            },
+        let job = tokio::select! {
+            biased;
+            job = self.jobs.recv() => job,
             () = self.scope.ending() => {
-                self.take_waiting();
-                !self.queue.jobs.is_empty()
+                self.jobs.close();
+                self.jobs.recv().await
             }
-        }
-    }
-
-    /// What was handed over before the end is published yet.
-    fn take_waiting(&mut self) {
-        while let Ok(job) = self.jobs.try_recv() {
-            self.queue.jobs.push_back(job);
-        }
+        };
+        let is_one = job.is_some();
+        self.queue.jobs.extend(job);
+        is_one
     }
 
     /// Sends and takes receipts until the stream ends or nothing is left to do.
     async fn serve(&mut self, lane: &Lane, sender: &Sender, stream: &mut MessageStream) -> Left {
         self.queue.restart();
-        let mut takes_more = true;
+        let (mut takes_more, mut is_ending) = (true, false);
         loop {
-            if takes_more && self.scope.is_ending() {
-                self.take_waiting();
-                takes_more = false;
-            }
             if !takes_more && self.queue.jobs.is_empty() {
                 return Left::Done;
             }
@@ -406,8 +400,15 @@ impl Worker {
                     Ok(_) => {}
                     Err(end) => {
                         let text = end_text(&end);
+                        self.link.heed(lane, &end);
                         let error = ClientError::from((*end.status).clone());
-                        return Left::Broken(after_end(&end), text, Some(Arc::new(error)));
+                        // "On demand" is as soon as there is something to send.
+                        let next = if end.reason == Some(EndReason::IdleTimeout) {
+                            Next::Again { after: Some(Duration::ZERO), link_in_doubt: false }
+                        } else {
+                            after_end(&end)
+                        };
+                        return Left::Broken(next, text, Some(Arc::new(error)));
                     }
                 },
                 () = self.link.left(lane) => {
@@ -420,7 +421,11 @@ impl Worker {
                     Some(job) => self.queue.jobs.push_back(job),
                     None => takes_more = false,
                 },
-                () = self.scope.ending(), if takes_more => {}
+                // What was handed over before still goes out.
+                () = self.scope.ending(), if !is_ending => {
+                    is_ending = true;
+                    self.jobs.close();
+                }
             }
         }
     }
@@ -432,7 +437,7 @@ impl Worker {
             self.queue.fail(&PublishError::Refused(closed));
             // Who publishes next may have more luck, but not at once.
             self.failures = self.failures.saturating_add(1);
-            sleep(self.config.backoff.delay(self.failures, dice())).await;
+            self.rest(self.config.backoff.delay(self.failures, dice())).await;
             return;
         };
         if link_in_doubt {
@@ -446,7 +451,15 @@ impl Worker {
         let wait = after.filter(|after| !after.is_zero() || self.failures == 1);
         let wait = wait.unwrap_or_else(|| self.config.backoff.delay(self.failures, dice()));
         log::debug!("publisher: {text}; again in {wait:?}");
-        sleep(wait).await;
+        self.rest(wait).await;
+    }
+
+    /// Waits, at the end only for what is under way.
+    async fn rest(&self, wait: Duration) {
+        tokio::select! {
+            () = self.scope.ending(), if self.queue.jobs.is_empty() => {}
+            () = sleep(wait) => {}
+        }
     }
 }
 

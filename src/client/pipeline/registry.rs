@@ -24,8 +24,9 @@ struct Standing {
 }
 
 impl Entry {
-    pub(super) fn new(id: &str, scope: Scope) -> Self {
-        let status = TaskStatus { id: id.to_owned(), ..TaskStatus::default() };
+    pub(super) fn new(id: &str, scope: Scope, places: &Places) -> Self {
+        let positions = places.positions();
+        let status = TaskStatus { id: id.to_owned(), positions, ..TaskStatus::default() };
         Self { id: id.into(), scope, standing: Mutex::new(Standing { status, forced: false }) }
     }
 
@@ -59,7 +60,7 @@ impl Entry {
     /// So many events are handled, up to these places.
     pub(super) fn moved(&self, places: &Places, events: usize) {
         let status = &mut self.lock().status;
-        status.positions.clone_from(places.positions());
+        status.positions = places.positions();
         status.handled += events as u64;
         status.lag_events = 0;
     }

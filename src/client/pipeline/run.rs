@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::base::limits::PIPELINE_HEALTHY_AFTER;
+use crate::base::reason::EndReason;
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::PipelineConfig;
 use crate::client::pipeline::end::{EndWhy, HandlerError, TaskState};
@@ -57,6 +58,8 @@ pub(super) struct Runner {
     pub(super) handler: Handler,
     /// Failures in a row, for the backoff.
     pub(super) failures: u32,
+    /// It had a live stream once.
+    pub(super) lived: bool,
 }
 
 /// A batch, the places it leads to, and whether it is the last.
@@ -130,9 +133,15 @@ impl Runner {
                 Ok(Over::Task(why)) | Err(Opening::Task(why)) => return why,
                 Ok(Over::Left) => (Next::Again { after: None, link_in_doubt: false }, Lost::Link),
                 Ok(Over::Stream(end)) => match after_end(&end) {
-                    Next::Stop => return EndWhy::Ended(end),
+                    Next::Stop => {
+                        self.link.heed(&lane, &end);
+                        return EndWhy::Ended(end);
+                    }
                     next @ Next::Again { .. } => (next, Lost::Stream(end)),
                 },
+                Err(Opening::Refused(error)) if self.lived && is_count(&error) => {
+                    (Next::Again { after: None, link_in_doubt: false }, Lost::Opening(error))
+                }
                 Err(Opening::Refused(error)) => match after_error(&error) {
                     Next::Stop => return EndWhy::Refused(Arc::new(error)),
                     next @ Next::Again { .. } => (next, Lost::Opening(error)),
@@ -221,6 +230,7 @@ impl Runner {
                     work.marks.push(mark);
                 }
                 Step::Live(mark) => {
+                    self.lived = true;
                     self.entry.lives();
                     if let Some(mark) = mark {
                         self.places.handled(mark);
@@ -345,6 +355,12 @@ enum Opening {
     Task(EndWhy),
     /// It was refused, or the connection broke.
     Refused(ClientError),
+}
+
+/// Whether a count was full. For who had a place this passes: until the hub knows that the lost connection is gone, the
+/// streams on it count.
+fn is_count(error: &ClientError) -> bool {
+    error.reason() == Some(EndReason::QuotaExceeded)
 }
 
 /// How old the newest event is by this machine's clock.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::line::{GRACE, Heard, Line, ROOM, Seen, end, message, say, target, texts};
+use crate::base::event::Position;
 use crate::client::{EndWhy, ShutdownReport, TaskState};
-use crate::tests::house::{House, pass, settle, within};
+use crate::tests::house::{EPOCH, House, pass, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_task_hears_everything_once_and_in_order_over_lost_connections() {
@@ -62,6 +63,33 @@ async fn another_epoch_is_told_by_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gap_that_was_handled_is_not_told_again() {
+    let mut first = House::new();
+    let line = Line::to(&first);
+    let pipeline = line.pipeline("listener");
+    let seen = Seen::default();
+    let _task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
+    settle().await;
+    say(&mut first, texts(0..3)).await;
+    settle().await;
+    line.leave();
+    let mut second = House::of_epoch("00000000000e90c5");
+    line.move_to(&second);
+    for _ in 0..3 {
+        pass(10).await;
+        line.cut();
+    }
+    pass(10).await;
+    say(&mut second, texts(3..4)).await;
+    settle().await;
+    assert_eq!(seen.texts(ROOM), texts(0..4));
+    assert_eq!(seen.of(ROOM).len(), 5, "and one gap: {:?}", seen.of(ROOM));
+    within(pipeline.shutdown(GRACE)).await;
+    first.close().await;
+    second.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_link_is_replaced_within_ping_interval_and_ping_timeout() {
     let mut house = House::new();
     let line = Line::to(&house);
@@ -80,6 +108,29 @@ async fn a_silent_link_is_replaced_within_ping_interval_and_ping_timeout() {
     pass(5).await;
     assert_eq!(seen.texts(ROOM), texts(0..3));
     line.cut();
+    within(pipeline.shutdown(GRACE)).await;
+    house.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_ends_before_it_has_heard_anything_is_still_where_it_began() {
+    let mut house = House::new();
+    let line = Line::to(&house);
+    say(&mut house, texts(0..5)).await;
+    line.leave();
+    let pipeline = line.pipeline("listener");
+    let start = Position { epoch: EPOCH.to_owned(), sequence: 2 };
+    let seen = Seen::default();
+    let mut task = pipeline.start("kitchen", [target(ROOM).after(start.clone())], seen.handler()).unwrap();
+    assert_eq!(task.status().positions[ROOM], start);
+    task.cancel();
+    let end = end(&mut task).await;
+    assert_eq!((&end.positions[ROOM], end.handled), (&start, 0));
+    line.move_to(&house);
+    let again = target(ROOM).after(end.positions[ROOM].clone());
+    let _task = pipeline.start("kitchen", [again], seen.handler()).unwrap();
+    pass(10).await;
+    assert_eq!(seen.texts(ROOM), texts(2..5));
     within(pipeline.shutdown(GRACE)).await;
     house.close().await;
 }

@@ -26,11 +26,15 @@ mod memory;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod netns;
+#[cfg(test)]
 mod overflow;
 #[cfg(test)]
 mod piping;
 #[cfg(test)]
 mod pressure;
+#[cfg(test)]
+mod restarts;
 #[cfg(test)]
 mod rounds;
 #[cfg(test)]

@@ -17,7 +17,7 @@ async fn watched() -> (Server, Program, Program, Tty) {
 
 #[tokio::test]
 async fn a_session_is_found_inspected_and_cancelled_with_a_note_and_the_other_stays() {
-    let (server, anna, mut bob, mut tty) = watched().await;
+    let (server, anna, mut bob, mut tty) = Box::pin(watched()).await;
     tty.press("/ann");
     tty.until(&["1 session, 1 stream with \"ann\"", "filter: ann"]).await;
     tty.press("\r\r");
@@ -66,7 +66,7 @@ async fn the_terminal_is_given_back_however_it_ends() {
 
 #[tokio::test]
 async fn it_folds_sorts_and_fits_another_size() {
-    let (server, _anna, _bob, mut tty) = watched().await;
+    let (server, _anna, _bob, mut tty) = Box::pin(watched()).await;
     tty.press("\x1b[H\x1b[D");
     tty.until(&["▸ ", " +1 session/"]).await;
     tty.press("ssss");
@@ -86,7 +86,7 @@ async fn it_folds_sorts_and_fits_another_size() {
 
 #[tokio::test]
 async fn a_server_that_goes_away_and_comes_back_is_found_again() {
-    let (server, _anna, _bob, mut tty) = watched().await;
+    let (server, _anna, _bob, mut tty) = Box::pin(watched()).await;
     let again = Server::command(server.directory());
     server.program.signal(Signal::KILL);
     // Its socket refuses only when it has really gone.
