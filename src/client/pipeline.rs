@@ -11,6 +11,7 @@ pub mod run;
 
 mod registry;
 mod retry;
+mod unary;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,9 +32,10 @@ use crate::client::pipeline::halt::{Group, Halt, StopWhen, Stopping, cancelled};
 use crate::client::pipeline::link::{Dial, Keeper, Link, State};
 use crate::client::pipeline::observe::{Observer, Word};
 use crate::client::pipeline::places::{Places, Target};
-use crate::client::pipeline::publisher::{Ids, Message, PublishError, Publisher, publish_alone};
+use crate::client::pipeline::publisher::{Ids, Message, PublishError, Publisher};
 use crate::client::pipeline::registry::{Entry, Registered, Registry, Taken};
 use crate::client::pipeline::run::{Batch, Handler, Runner, Until};
+use crate::client::pipeline::unary::publish_alone;
 use crate::runtime::scope::Scope;
 use crate::wire::v1;
 
