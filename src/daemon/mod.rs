@@ -28,7 +28,6 @@ use crate::daemon::monitor::Monitor;
 use crate::daemon::procfs::Procfs;
 use crate::daemon::signals::Signals;
 use crate::daemon::systemd::Notifier;
-use crate::runtime::heap;
 use crate::runtime::scope::Scope;
 use crate::server::Core;
 use crate::server::accept;
@@ -113,7 +112,6 @@ pub fn run(
     reload: &dyn Fn() -> Result<Config, ConfigErrors>,
 ) -> Result<Stopped, StartError> {
     let system = |what| move |source| StartError::System { what, source };
-    heap::hold_large_apart();
     // One thread. The blocking pool is never used by the server; one is the least tokio takes.
     let blocking_threads_max = (config.server.threads_max as usize).saturating_sub(1).max(1);
     let runtime = tokio::runtime::Builder::new_current_thread()
