@@ -49,6 +49,8 @@ class Program:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
