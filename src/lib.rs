@@ -18,7 +18,7 @@
 //! | [`hub`] | registry and fan-out, synchronous, no I/O | [`hub::Hub`], [`hub::tail::Tail`] |
 //! | [`bus`] | what carries a published event to the hub | [`bus::Bus`] |
 //! | [`server`] | one file per step in the order a packet meets it | [`server::connection`] |
-//! | [`client`] | the library behind the commands; sees nothing of the server | [`client::Session`] |
+//! | [`client`] | the library behind the commands; sees nothing of the server | [`client::Pipeline`], [`client::Session`] |
 //! | [`daemon`] | the process: listeners, reaper, monitor, signals, systemd, stopping | [`daemon::run`] |
 //! | [`cli`] | the commands | [`cli::main`] |
 //!

@@ -3,6 +3,8 @@
 //! - [`connector`] turns an address into a [`Client`]: TCP, a Unix socket, any IO.
 //! - [`session`] is a login: it heartbeats by itself and makes calls in its user's name.
 //! - [`stream`] hands out typed items and, at the end, why it ended.
+//! - [`pipeline`] supervises named tasks that come back by themselves, and publishes what must not be lost;
+//!   [`guide`] has an example of each pattern.
 //! - [`admin`] lists and ends what a hub holds, over its admin socket.
 //! - [`error`] is what a program branches on.
 //!

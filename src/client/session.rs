@@ -41,8 +41,8 @@ pub struct Client {
 /// A session does not reconnect its streams. The channel under it does connect again when a call is made, so a program
 /// that wants a stream back opens it again with the position of the last event it handled in each topic
 /// ([`v1::subscription::Start::After`]); the end of the stream says whether and when
-/// ([`StreamEnd::reason`](crate::client::stream::StreamEnd)). A `pipeline` that does this, and resends what has no
-/// receipt, has its place beside this module.
+/// ([`StreamEnd::reason`](crate::client::stream::StreamEnd)). A [`Pipeline`](crate::client::Pipeline) does this by
+/// itself, and resends what has no receipt.
 pub struct Session {
     id: String,
     token: String,
