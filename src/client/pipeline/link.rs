@@ -15,7 +15,7 @@ use crate::base::limits::{PIPELINE_DIAL_TIMEOUT, PIPELINE_HEALTHY_AFTER};
 use crate::base::reason::EndReason;
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::{Credentials, PipelineConfig};
-use crate::client::pipeline::retry::{Next, after_error};
+use crate::client::pipeline::retry::{Next, after_error, wait};
 use crate::client::session::{Client, Session, heartbeat_interval};
 use crate::client::stream::StreamEnd;
 use crate::runtime::scope::Scope;
@@ -241,11 +241,9 @@ impl Keeper {
             failed += 1;
             log::info!("{}: {error}", self.config.endpoint);
             self.state.send_replace(State::Connecting { failed, error: Some(Arc::new(error)) });
-            // At once is for the first time here, too.
-            let wait = after.filter(|after| !after.is_zero() || failures == 1);
-            let wait = wait.unwrap_or_else(|| self.config.backoff.delay(failures, dice()));
             let told = self.doubts.lock().not_before.take();
-            let due = (Instant::now() + wait).max(told.unwrap_or_else(Instant::now));
+            let due = (Instant::now() + wait(after, failures, &self.config.backoff))
+                .max(told.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = self.scope.ending() => return,
                 () = sleep_until(due) => {}
@@ -356,9 +354,4 @@ async fn log_out(session: &Session, patience: Duration) {
         Ok(Err(error)) => log::debug!("not logged out, the session will expire: {error}"),
         Err(_) => log::debug!("not logged out in time, the session will expire"),
     }
-}
-
-/// Any number, another each time. Where there is none, waits are only less spread.
-pub(super) fn dice() -> u32 {
-    getrandom::u32().unwrap_or(u32::MAX / 2)
 }

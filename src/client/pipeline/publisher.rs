@@ -16,8 +16,8 @@ use crate::base::limits::{PIPELINE_CAUTIOUS_RECEIPTS, PIPELINE_HEALTHY_AFTER};
 use crate::base::reason::EndReason;
 use crate::client::error::ClientError;
 use crate::client::pipeline::config::PipelineConfig;
-use crate::client::pipeline::link::{Lane, Link, dice};
-use crate::client::pipeline::retry::{Next, after_end, after_error, end_text};
+use crate::client::pipeline::link::{Lane, Link};
+use crate::client::pipeline::retry::{Next, after_end, after_error, end_text, wait};
 use crate::client::stream::{Item, MessageStream, Receipt, Sender};
 use crate::runtime::scope::Scope;
 use crate::wire::v1;
@@ -437,7 +437,7 @@ impl Worker {
             self.queue.fail(&PublishError::Refused(closed));
             // Who publishes next may have more luck, but not at once.
             self.failures = self.failures.saturating_add(1);
-            self.rest(self.config.backoff.delay(self.failures, dice())).await;
+            self.rest(wait(None, self.failures, &self.config.backoff)).await;
             return;
         };
         if link_in_doubt {
@@ -448,8 +448,7 @@ impl Worker {
             let (failures, last) = (self.failures, Arc::from(text));
             self.queue.fail(&PublishError::RetriesExhausted { failures, last });
         }
-        let wait = after.filter(|after| !after.is_zero() || self.failures == 1);
-        let wait = wait.unwrap_or_else(|| self.config.backoff.delay(self.failures, dice()));
+        let wait = wait(after, self.failures, &self.config.backoff);
         log::debug!("publisher: {text}; again in {wait:?}");
         self.rest(wait).await;
     }

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::base::reason::{EndReason, Retry};
 use crate::client::error::ClientError;
 use crate::client::stream::StreamEnd;
+use crate::runtime::backoff::Backoff;
 use crate::wire::ended::end_details;
 
 /// What to do next.
@@ -94,6 +95,15 @@ fn told_wait(status: &Status) -> Option<Told> {
     let pushback = status.metadata().get("grpc-retry-pushback-ms")?;
     let millis = pushback.to_str().ok().and_then(|text| text.parse::<u64>().ok());
     Some(millis.map_or(Told::Never, |millis| Told::After(Duration::from_millis(millis))))
+}
+
+/// How long to wait after so many failures in a row: as told, else as the backoff has it. At once is for the first time:
+/// what fails at once again and again would never rest.
+pub(super) fn wait(after: Option<Duration>, failures: u32, backoff: &Backoff) -> Duration {
+    // Where there is no randomness, waits are only less spread.
+    let dice = || getrandom::u32().unwrap_or(u32::MAX / 2);
+    let told = after.filter(|after| !after.is_zero() || failures == 1);
+    told.unwrap_or_else(|| backoff.delay(failures, dice()))
 }
 
 /// What is told of it.

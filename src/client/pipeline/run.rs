@@ -13,11 +13,11 @@ use crate::client::error::ClientError;
 use crate::client::pipeline::config::PipelineConfig;
 use crate::client::pipeline::end::{EndWhy, HandlerError, TaskState};
 use crate::client::pipeline::halt::{Halt, Stopping};
-use crate::client::pipeline::link::{Lane, Link, dice};
+use crate::client::pipeline::link::{Lane, Link};
 use crate::client::pipeline::observe::{Observer, Setback, Word};
 use crate::client::pipeline::places::{Delivery, Mark, Places, Step};
 use crate::client::pipeline::registry::Entry;
-use crate::client::pipeline::retry::{Next, after_end, after_error, end_text};
+use crate::client::pipeline::retry::{Next, after_end, after_error, end_text, wait};
 use crate::client::stream::{Item, MessageStream, StreamEnd};
 use crate::wire::v1;
 
@@ -332,13 +332,7 @@ impl Runner {
             return Err(self.entry.exhausted());
         }
         self.failures = self.failures.saturating_add(1);
-        let is_first = self.failures == 1;
-        let wait = match after {
-            // At once is for the first time: what fails at once again and again would never rest.
-            Some(Duration::ZERO) if !is_first => self.config.backoff.delay(self.failures, dice()),
-            Some(after) => after,
-            None => self.config.backoff.delay(self.failures, dice()),
-        };
+        let wait = wait(after, self.failures, &self.config.backoff);
         self.entry.set_state(TaskState::BackingOff);
         log::debug!("task {}: {text}; again in {wait:?}", self.entry.id);
         tokio::select! {

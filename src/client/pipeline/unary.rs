@@ -6,9 +6,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::event::Position;
 use crate::client::pipeline::config::PipelineConfig;
-use crate::client::pipeline::link::{Link, dice};
+use crate::client::pipeline::link::Link;
 use crate::client::pipeline::publisher::{Message, PublishError};
-use crate::client::pipeline::retry::{Next, after_error};
+use crate::client::pipeline::retry::{Next, after_error, wait};
 
 /// Publishes, again with the same id until it is known or time is up.
 pub(super) async fn publish_alone(
@@ -38,8 +38,7 @@ pub(super) async fn publish_alone(
             if config.max_retries.is_some_and(|max| failures > max) {
                 return Err(PublishError::RetriesExhausted { failures, last: error.to_string().into() });
             }
-            let wait = after.filter(|after| !after.is_zero() || failures == 1);
-            sleep(wait.unwrap_or_else(|| config.backoff.delay(failures, dice()))).await;
+            sleep(wait(after, failures, &config.backoff)).await;
         }
     };
     match timeout(config.publish_timeout, attempts).await {
