@@ -17,6 +17,7 @@ use crate::base::topic::Topic;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::{HubArgs, Interrupt};
 use crate::cli::output::Output;
+use crate::cli::send::RunId;
 use crate::cli::stdin::{Line, Lines};
 use crate::cli::supervised;
 use crate::cli::supervised::Outage;
@@ -138,9 +139,7 @@ type Receipts = FuturesOrdered<Pin<Box<dyn Future<Output = Result<Position, Publ
 
 impl<'a> Chat<'a> {
     fn open(pipeline: &Pipeline, partner: &'a Partner, user: &str, output: &Output) -> Result<Self, Failure> {
-        let own = getrandom::u64()
-            .map_err(|error| Failure::told(Exit::Internal, format!("no random numbers: {error}.")))?;
-        let own = format!("{own:016x}.");
+        let own = format!("{}.", RunId::new()?);
         let topic = partner.listens_to(user);
         let topic = Topic::parse(&topic)
             .map_err(|error| Failure::told(Exit::Usage, format!("cannot listen to {topic}: {error}.")))?;

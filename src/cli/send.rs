@@ -81,7 +81,11 @@ pub(crate) struct SendArgs {
 pub(crate) struct RunId(u64);
 
 impl RunId {
-    fn new() -> Result<Self, Failure> {
+    /// One no other run has.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub(crate) fn new() -> Result<Self, Failure> {
         getrandom::u64()
             .map(Self)
             .map_err(|error| Failure::told(Exit::Internal, format!("no random numbers: {error}.")))

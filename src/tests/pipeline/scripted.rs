@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{HeaderMap, Request, Response};
 use prost::Message;
@@ -17,6 +17,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::line::ROOM;
 use crate::base::reason::EndReason;
 use crate::client::{Client, ClientError, Pipeline, PipelineConfig, connect_io};
+use crate::tests::peer::framed;
 use crate::wire::v1;
 use crate::wire::v1::notice;
 
@@ -173,7 +174,7 @@ impl Script {
         };
         let Some(mut stream) = head(respond) else { return };
         for message in &frames {
-            let _ = stream.send_data(frame(message), false);
+            let _ = stream.send_data(framed(message), false);
         }
         let Some((after, status)) = end else {
             let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
@@ -212,7 +213,7 @@ fn reply(respond: SendResponse<Bytes>, answer: Result<impl Message, Status>) {
     let Some(mut body) = head(respond) else { return };
     let status = match answer {
         Ok(message) => {
-            let _ = body.send_data(frame(&message), false);
+            let _ = body.send_data(framed(&message), false);
             Status::ok("")
         }
         Err(status) => status,
@@ -228,14 +229,6 @@ fn refuse(mut respond: SendResponse<Bytes>, status: Status) {
 fn head(mut respond: SendResponse<Bytes>) -> Option<h2::SendStream<Bytes>> {
     let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     respond.send_response(head, false).ok()
-}
-
-fn frame(message: &impl Message) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
-    message.encode(&mut bytes).unwrap();
-    bytes.freeze()
 }
 
 fn trailers(status: &Status) -> HeaderMap {
