@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Flags, load, reference};
 
 /// Bottom to top: a file names only floors below its own, and its own.
@@ -39,6 +40,7 @@ fn the_house_is_tidy() {
         findings.extend(file_findings(&name, &fs::read_to_string(&path).unwrap()));
     }
     findings.extend(unit_findings(&read(&root.join("systemd/streamward.service")), &Config::default()));
+    findings.extend(socket_findings(&read(&root.join("systemd/streamward.socket")), &Config::default()));
     findings.extend(shipped_findings(&root.join("systemd/streamward.toml")));
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
@@ -182,6 +184,23 @@ fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
     findings
 }
 
+/// Where the socket unit and the configuration disagree.
+fn socket_findings(unit: &str, config: &Config) -> Vec<String> {
+    let mut findings = Vec::new();
+    let addresses: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    if addresses != [config.server.listen.to_string()] {
+        findings.push(format!("socket unit: listens on {addresses:?}, not on server.listen alone"));
+    }
+    match setting(unit, "Backlog").and_then(|value| value.parse::<u32>().ok()) {
+        Some(backlog) if backlog >= LISTEN_BACKLOG => {}
+        found => findings.push(format!("socket unit: Backlog = {found:?}, ours is {LISTEN_BACKLOG}")),
+    }
+    if setting(unit, "Accept").is_some_and(|accept| accept != "no") {
+        findings.push("socket unit: Accept= would start a server for every connection".to_owned());
+    }
+    findings
+}
+
 fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
     unit.lines()
         .filter_map(|line| line.split_once('='))
@@ -311,6 +330,24 @@ fn a_unit_file_that_disagrees_is_found() {
         ("AF_INET AF_UNIX", "AF_INET", "AF_UNIX"),
     ] {
         let findings = unit_findings(&good.replace(from, to), &config);
+        assert!(findings.len() == 1 && findings[0].contains(needle), "{to}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_socket_unit_that_contradicts_the_configuration_is_found() {
+    let config = Config::default();
+    let good = "ListenStream=127.0.0.1:50051\nBacklog=128\n";
+    assert_eq!(socket_findings(good, &config), [""; 0]);
+    for (from, to, needle) in [
+        ("50051", "50052", "listens on"),
+        ("127.0.0.1", "0.0.0.0", "listens on"),
+        ("Backlog", "ListenStream=[::1]:50051\nBacklog", "listens on"),
+        ("128", "127", "Backlog = Some(127)"),
+        ("Backlog=128", "", "Backlog = None"),
+        ("Backlog", "Accept=yes\nBacklog", "Accept="),
+    ] {
+        let findings = socket_findings(&good.replace(from, to), &config);
         assert!(findings.len() == 1 && findings[0].contains(needle), "{to}: {findings:?}");
     }
 }
