@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 
+LINE_BYTES_MAX = 3000
+
+
 class Lost(AssertionError):
     """The machine did not answer in time, or is gone."""
 
@@ -27,14 +30,19 @@ def sparse_copy(source, target):
 
 def inject(image, files, offset=0):
     """Writes {path in the machine: (local file, mode)} into an ext4 image, as root's, without mounting it."""
+    commands = []
     for inside, (local, mode) in files.items():
-        commands = f"rm {inside}\nwrite {local} {inside}\nsif {inside} mode 0100{mode}\nsif {inside} uid 0\nsif {inside} gid 0\n"
-        done = subprocess.run(
-            ["debugfs", "-w", "-f", "/dev/stdin", f"{image}?offset={offset}" if offset else str(image)],
-            input=commands, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode != 0 or "while" in done.stderr.replace(f"rm: File not found by ext2_lookup while", ""):
-            raise SystemExit(f"{inside} cannot be written into {image}: {done.stderr}")
+        parents = [str(parent) for parent in reversed(Path(inside).parents)][1:]
+        commands += [f"mkdir {parent}" for parent in parents]  # one that is there stays as it is
+        commands += [f"cd {Path(inside).parent}", f"rm {Path(inside).name}", f"write {local} {Path(inside).name}"]
+        commands += [f"sif {inside} mode 0100{mode}", f"sif {inside} uid 0", f"sif {inside} gid 0"]
+    where = f"{image}?offset={offset}" if offset else str(image)
+    script = "\n".join(commands) + "\n"
+    subprocess.run(["debugfs", "-w", "-f", "/dev/stdin", where], input=script, capture_output=True, text=True, check=True)
+    for inside, (local, _) in files.items():
+        seen = subprocess.run(["debugfs", "-R", f"cat {inside}", where], capture_output=True, check=True).stdout
+        if seen != Path(local).read_bytes():
+            raise SystemExit(f"{inside} was not written into {image} as it should be")
 
 
 class Machine:
@@ -80,7 +88,10 @@ class Machine:
         seconds = timeout or self.patience
         self._number += 1
         encoded = base64.b64encode(script.encode()).decode()
-        self._send(f"\n{self._number} {seconds:.0f} {encoded}\n".encode())
+        line = f"\n{self._number} {seconds:.0f} {encoded}\n".encode()
+        # A line that fills the terminal's 4 KiB is throttled, and User-Mode Linux never lets it go again.
+        assert len(line) < LINE_BYTES_MAX, "put a longer script into a file of the image"
+        self._send(line)
         answer = re.compile(rb"= %d (\d+) (\S*)\n" % self._number)
         end = time.monotonic() + seconds + 5
         while not (found := answer.search(self._received)):
