@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::base::bill;
 use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Flags, load, reference};
 
@@ -169,6 +170,22 @@ fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
         Some(limit) if limit >= files => {}
         found => findings.push(format!("unit: LimitNOFILE = {found:?}, the connections need {files}")),
     }
+    let tasks = config.server.threads_max + 1;
+    match setting(unit, "TasksMax").and_then(|value| value.parse::<u32>().ok()) {
+        Some(limit) if limit >= tasks => {}
+        found => findings.push(format!("unit: TasksMax = {found:?}, the threads and ExecReload are {tasks}")),
+    }
+    let budget_bytes = bill::budget_bytes(&config.memory, u64::MAX);
+    match setting(unit, "MemoryMax").and_then(mebibytes) {
+        Some(limit) if limit == budget_bytes => {}
+        found => {
+            findings
+                .push(format!("unit: MemoryMax = {found:?}, the largest default budget is {budget_bytes}"));
+        }
+    }
+    if setting(unit, "MemoryHigh").is_some() {
+        findings.push("unit: MemoryHigh= stalls the process instead of ending it".to_owned());
+    }
     if seconds(unit, "WatchdogSec").is_none_or(|seconds| seconds == 0) {
         findings.push("unit: no WatchdogSec: a stuck process would stay".to_owned());
     }
@@ -206,6 +223,11 @@ fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
         .filter_map(|line| line.split_once('='))
         .find(|(name, _)| *name == key)
         .map(|(_, value)| value)
+}
+
+/// A size given in MiB, in bytes.
+fn mebibytes(value: &str) -> Option<u64> {
+    value.strip_suffix('M')?.parse::<u64>().ok()?.checked_mul(1024 * 1024)
 }
 
 /// A time setting in whole seconds, with or without its `s`.
@@ -317,13 +339,18 @@ fn a_long_file_is_found_and_its_tests_do_not_count() {
 #[test]
 fn a_unit_file_that_disagrees_is_found() {
     let good = "Type=notify\nRuntimeDirectory=streamward\nTimeoutStopSec=29s\nLimitNOFILE=592\nWatchdogSec=60\n\
-                RestrictAddressFamilies=AF_INET AF_UNIX\n";
+                TasksMax=3\nMemoryMax=256M\nRestrictAddressFamilies=AF_INET AF_UNIX\n";
     let config = Config::default();
     assert_eq!(unit_findings(good, &config), [""; 0]);
     for (from, to, needle) in [
         ("TimeoutStopSec=29s", "TimeoutStopSec=28", "TimeoutStopSec = Some(28)"),
         ("TimeoutStopSec=29s", "#TimeoutStopSec=29s", "TimeoutStopSec = None"),
         ("LimitNOFILE=592", "LimitNOFILE=591", "the connections need 592"),
+        ("TasksMax=3", "TasksMax=2", "TasksMax = Some(2)"),
+        ("TasksMax=3", "", "TasksMax = None"),
+        ("MemoryMax=256M", "MemoryMax=255M", "MemoryMax = Some(267386880)"),
+        ("MemoryMax=256M", "MemoryMax=infinity", "MemoryMax = None"),
+        ("MemoryMax", "MemoryHigh=200M\nMemoryMax", "MemoryHigh="),
         ("WatchdogSec=60", "", "WatchdogSec"),
         ("WatchdogSec=60", "WatchdogSec=0", "WatchdogSec"),
         ("Type=notify", "Type=simple", "Type=notify"),
