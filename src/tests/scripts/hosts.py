@@ -3,6 +3,7 @@
 What would act on a whole machine (systemctl, dpkg) is a stand-in there that records what it was asked.
 """
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -39,7 +40,8 @@ FAKES = {
             touch /fake/active ;;
           show) cat /fake/pid ;;
           is-active)
-            if [ -e /fake/active ]; then echo active; else echo failed; exit 3; fi ;;
+            [ -e /fake/active ] || exit 3
+            [ "$2" = --quiet ] || echo active ;;
           status) echo "streamward.service - Streamward: gRPC session and message hub"; [ -e /fake/active ] ;;
           disable) rm -f /fake/active ;;
         esac
@@ -70,6 +72,7 @@ int main(int count, char **words) {
 }
 """
 
+CHROOT = shutil.which("chroot", path=os.environ["PATH"] + ":/usr/sbin")
 MACHINE = platform.machine()
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[MACHINE]
 OTHER_MACHINE = {"x86_64": "aarch64", "aarch64": "x86_64"}[MACHINE]
@@ -88,6 +91,7 @@ def make_root(directory):
                  "run/systemd/system", "var/lib/dpkg/info"):  # fmt: skip
         (directory / name).mkdir(parents=True)
     (directory / "bin").symlink_to("usr/bin")
+    os.chmod(directory, 0o755)
     os.chmod(directory / "tmp", 0o1777)
     libraries = set()
     for tool in TOOLS:
@@ -131,6 +135,7 @@ class Host:
         self.directory = directory
         self.keys = directory.parent / "keys"
         self.sshd = None
+        self.lost = []
         self.tell(machine=MACHINE, architecture=ARCH, pid="0")
 
     def tell(self, **facts):
@@ -163,7 +168,7 @@ class Host:
     def run(self, *command, user="0"):
         """On the host itself, without ssh."""
         return subprocess.run(
-            ["chroot", f"--userspec={user}:{user}", self.directory, *command],
+            [CHROOT, f"--userspec={user}:{user}", self.directory, *command],
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}, capture_output=True, text=True, check=False,
             timeout=30,
         )  # fmt: skip
@@ -182,7 +187,7 @@ class Host:
             f'printf "%s\\n" "$SSH_ORIGINAL_COMMAND" >>{self.keys}/commands\n'
             "cd /\n"
             "exec env -i PATH=/usr/local/bin:/usr/bin:/bin LC_ALL=C "
-            f'chroot {self.directory} /bin/bash -c "$SSH_ORIGINAL_COMMAND"\n'
+            f'{CHROOT} {self.directory} /bin/bash -c "$SSH_ORIGINAL_COMMAND"\n'
         )
         entry.chmod(0o755)
         (self.keys / "known").write_text(f"[127.0.0.1]:{port} {(self.keys / 'host.pub').read_text()}")
@@ -220,7 +225,7 @@ class Host:
         return self.log().count("Accepted publickey")
 
     def _sessions(self):
-        """The processes of sshd that serve a connection."""
+        """The processes of sshd that serve a connection, the innermost first."""
         told = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
         table = [line.split(None, 2) for line in told.splitlines()]
         found, parents = [], {str(self.sshd.pid)}
@@ -228,26 +233,23 @@ class Host:
             new = [pid for pid, parent, name in table if parent in parents and name.startswith("sshd")]
             found += new
             parents = set(new)
-        return [int(pid) for pid in found]
+        return [int(pid) for pid in reversed(found)]
 
-    def signal_sessions(self, number):
+    def lose(self, number):
+        """The host goes away: no new connections, and the one there is gets SIGKILL (cut off) or SIGSTOP (silence)."""
         sessions = self._sessions()
-        assert sessions, "no connection to cut"
+        assert sessions, "no connection to lose"
+        self.sshd.kill()
+        self.sshd.wait()
         for pid in sessions:
             os.kill(pid, number)
-
-    def cut(self):
-        """The host goes away: no goodbye, no new connections."""
-        self.sshd.kill()
-        sessions = self._sessions()
-        assert sessions, "no connection to cut"
-        for pid in reversed(sessions):
-            os.kill(pid, signal.SIGKILL)
-        self.sshd.wait()
+        self.lost = sessions
 
     def close(self):
         if self.sshd and self.sshd.poll() is None:
-            for pid in reversed(self._sessions()):
-                os.kill(pid, signal.SIGKILL)
+            self.lost = self._sessions()
             self.sshd.kill()
             self.sshd.wait()
+        for pid in self.lost:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
