@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--work", required=True, type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    guest.end_with_the_test()
     rules = Rules()
     disk = options.work / "uml.ext4"
     guest.sparse_copy(options.root, disk)
