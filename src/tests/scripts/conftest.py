@@ -75,6 +75,21 @@ def native(tmp_path_factory):
     return hosts.compile_program(tmp_path_factory.mktemp("native") / "streamward")
 
 
+@pytest.fixture
+def native_arch():
+    return hosts.ARCH
+
+
+@pytest.fixture
+def other_arch():
+    return hosts.OTHER_ARCH
+
+
+@pytest.fixture
+def native_triple():
+    return f"{hosts.MACHINE}-unknown-linux-musl"
+
+
 @pytest.fixture(scope="session")
 def first_host(tmp_path_factory):
     if os.geteuid() != 0:
