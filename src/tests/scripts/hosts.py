@@ -82,7 +82,7 @@ OTHER_ARCH = {"amd64": "arm64", "arm64": "amd64"}[ARCH]
 def compile_program(file):
     source = file.with_suffix(".c")
     source.write_text(PROGRAM)
-    subprocess.run(["cc", "-static", "-O1", "-o", file, source], check=True, capture_output=True)
+    subprocess.run(["cc", "-static", "-s", "-O1", "-o", file, source], check=True, capture_output=True)
     return file
 
 
@@ -148,6 +148,11 @@ class Host:
 
     def knows(self, fact):
         return (self.directory / "fake" / fact).exists()
+
+    def stand_in(self, tool, body):
+        program = self.directory / "usr/local/bin" / tool
+        program.write_text(f"#!/bin/sh\n{body}")
+        program.chmod(0o755)
 
     def without(self, tool):
         (self.directory / "usr/local/bin" / tool).unlink()
@@ -234,6 +239,12 @@ class Host:
             found += new
             parents = set(new)
         return [int(pid) for pid in reversed(found)]
+
+    def processes(self, words):
+        """Those on the host with these words in their command."""
+        told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        found = [int(line.split()[0]) for line in told.splitlines() if words in line]
+        return [pid for pid in found if os.path.realpath(f"/proc/{pid}/root") == str(self.directory)]
 
     def lose(self, number):
         """The host goes away: no new connections, and the one there is gets SIGKILL (cut off) or SIGSTOP (silence)."""

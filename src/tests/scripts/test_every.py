@@ -136,33 +136,14 @@ def test_what_is_no_program_cannot_be_inspected(script, tmp_path, native_arch):
 # scripts/build-pi, with a cargo that is told what to leave
 
 
-CARGO = """#!/bin/bash
-echo "cargo $* | $RUSTC_WRAPPER | $(env | grep -E '_LINKER=' | sort | tr '\\n' ' ')" >>"$ASKED"
-echo "commit $STREAMWARD_COMMIT" >>"$ASKED"
-# The wrapper, asked what it would hand to rustc; a stand-in, so that there is no compiler to run.
-"$RUSTC_WRAPPER" echo rustc --crate-name x >>"$ASKED"
-triple=${!#}
-mkdir -p "$CARGO_TARGET_DIR/$triple/release"
-cp "$LEAVES" "$CARGO_TARGET_DIR/$triple/release/streamward"
-"""
-
-
 @pytest.fixture
-def build(script, tmp_path, native_arch):
+def build(script, builder, tmp_path, native_arch):
     """`build(program)` runs build-pi with a cargo that leaves `program`; the lines it was asked come back too."""
-    fakes = tmp_path / "fakes"
-    fakes.mkdir()
-    (fakes / "cargo").write_text(CARGO)
-    (fakes / "rustc").write_text("#!/bin/sh\necho /\n")
-    for name in ("cargo", "rustc"):
-        (fakes / name).chmod(0o755)
-    asked = tmp_path / "asked"
 
     def run(leaves, *options, **environment):
-        done = script(
-            "build-pi", "--arch", native_arch, "--no-cross", *options, path=fakes, LEAVES=str(leaves), ASKED=str(asked),
-            CARGO_TARGET_DIR=str(tmp_path / "target dir"), **environment,
-        )  # fmt: skip
+        settings = {**builder(leaves), **environment}
+        done = script("build-pi", "--arch", native_arch, "--no-cross", *options, **settings)
+        asked = tmp_path / "asked"
         return done, asked.read_text().splitlines() if asked.exists() else []
 
     return run
