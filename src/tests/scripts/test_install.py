@@ -91,7 +91,10 @@ def test_remove_leaves_the_configuration_and_purge_does_not(script, root, progra
 
 def test_a_program_for_another_architecture_is_refused(script, root, tmp_path):
     old = files_in(root)
-    for machine, why in ((cards.AMD64, "is for amd64, and this system is arm64"), (cards.ARM, "is no program for 64-bit")):
+    for machine, why in (
+        (cards.AMD64, "is for amd64, and this system is arm64"),
+        (cards.ARM, "is no program for 64-bit"),
+    ):
         other = tmp_path / "other"
         other.write_bytes(cards.elf(machine))
         done = script("install", "--root", root, "--binary", other)
