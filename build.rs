@@ -1,5 +1,6 @@
-//! Compiles the protos without a system protoc and keeps the descriptor set for server reflection.
+//! Compiles the protos without a system protoc and keeps the descriptor set for server reflection. Names the build.
 
+use std::process::Command;
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
@@ -12,6 +13,7 @@ const PROTOS: [&str; 4] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
+    name_the_build()?;
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("streamward_descriptor.bin");
@@ -22,4 +24,37 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// What `--version` says beside the version: commit and target, or that it is no release build. Those are built often,
+/// and a new commit would build them all again.
+fn name_the_build() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed=SOURCE_COMMIT");
+    let target = env::var("TARGET")?;
+    let commit = match env::var("SOURCE_COMMIT") {
+        // Told from outside: there may be no git where this runs.
+        Ok(commit) if !commit.is_empty() => commit,
+        _ if env::var("PROFILE")? != "release" => "development".to_owned(),
+        _ => commit().unwrap_or_else(|| "unknown commit".to_owned()),
+    };
+    // Not STREAMWARD_…: cargo gives it to what it runs, where every such variable is a key of the configuration.
+    println!("cargo:rustc-env=BUILD_COMMIT_AND_TARGET={commit}, {target}");
+    Ok(())
+}
+
+/// The commit, and whether the files differ from it. `None` outside a repository.
+fn commit() -> Option<String> {
+    for changed in ["src", "build.rs", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={changed}");
+    }
+    // The reflog of HEAD grows with every commit and every checkout.
+    println!("cargo:rerun-if-changed={}", git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changes.is_empty() { commit } else { format!("{commit}, modified") })
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

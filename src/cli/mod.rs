@@ -41,11 +41,14 @@ use clap::{Parser, Subcommand};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 
+/// Version, and between brackets the commit and the target, which tell two builds apart.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT_AND_TARGET"), ")");
+
 /// A gRPC session and message hub: every stream has an owner, a bound and a recorded end
 #[derive(Parser, Debug)]
 #[command(
     name = "streamward",
-    version,
+    version = VERSION,
     arg_required_else_help = true,
     after_help = "\
 Try it:

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::base::bill;
+use crate::cli::VERSION;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::config;
@@ -73,6 +74,7 @@ pub(crate) fn serve(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failu
         return bill(&config, output);
     }
     start_log(config.log.level);
+    log::info!("streamward {VERSION}");
     let notifier = Notifier::from_environment(&config::environment());
     match daemon::run(config, &notifier, &|| args.source.load()) {
         Ok(Stopped::Drained) => Ok(Exit::Ok),
@@ -107,6 +109,7 @@ fn exit_of(error: &StartError) -> Exit {
         StartError::MetricsListen { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Exit::NoPerm
         }
+        StartError::Inherited { .. } | StartError::InheritedOpen { .. } => Exit::Config,
         StartError::Listen { .. }
         | StartError::MetricsListen { .. }
         | StartError::AdminSocket { in_use: true, .. } => Exit::Unavailable,

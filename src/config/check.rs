@@ -2,7 +2,6 @@
 
 use crate::base::bill;
 use crate::base::limits::EVENT_OVERHEAD_BYTES_MAX;
-use crate::config::AuthMode;
 use crate::config::error::ConfigError;
 use crate::config::loading::Loading;
 use crate::config::value::{measure, shown};
@@ -97,11 +96,7 @@ fn check_open_mode(loading: &mut Loading) {
         return;
     }
     let listen = loading.config.server.listen;
-    let is_open = match loading.config.auth.mode {
-        AuthMode::Open => !loading.config.auth.allow_open,
-    };
-    // An IPv4 loopback address written as IPv6 is one too.
-    if is_open && !listen.ip().to_canonical().is_loopback() {
+    if loading.config.auth.lets_in_strangers(listen) {
         let place = loading.place("server.listen").clone();
         loading.errors.push(ConfigError::OpenOnNetwork { place, listen });
     }

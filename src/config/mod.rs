@@ -88,6 +88,18 @@ pub struct Auth {
     pub allow_open: bool,
 }
 
+impl Auth {
+    /// Whether anyone on another machine could log in at this address, and nobody said that they may.
+    #[must_use]
+    pub fn lets_in_strangers(&self, listen: SocketAddr) -> bool {
+        // An IPv4 loopback address written as IPv6 is one too.
+        let is_reachable = !listen.ip().to_canonical().is_loopback();
+        match self.mode {
+            AuthMode::Open => is_reachable && !self.allow_open,
+        }
+    }
+}
+
 /// Who may log in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuthMode {

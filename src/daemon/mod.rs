@@ -1,6 +1,7 @@
 //! The process: what runs beside the connections, and how it all starts and stops. [`run`] is a start list; stopping
 //! is its reverse.
 
+pub mod activation;
 pub mod descriptors;
 pub mod listen;
 pub mod metrics;
@@ -14,6 +15,7 @@ pub mod systemd;
 pub mod watchdog;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,26 @@ pub enum StartError {
         listen: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// What systemd hands over cannot be listened on.
+    #[error(
+        "cannot listen on what systemd hands over: {problem}; streamward.socket must have one ListenStream=, a TCP \
+         address, and Accept=no"
+    )]
+    Inherited {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Anyone on the network could log in under any name at the address that systemd hands over.
+    #[error(
+        "streamward.socket listens on {listen}, which can be reached from other machines while auth.mode = open lets \
+         anyone log in under any name; make it ListenStream=127.0.0.1:{}, or set auth.allow_open = true if everyone \
+         there is trusted",
+        listen.port()
+    )]
+    InheritedOpen {
+        /// The address.
+        listen: SocketAddr,
     },
     /// The metrics address cannot be listened on.
     #[error("cannot listen on {listen} for the metrics: {}", metrics_advice(source))]
@@ -136,7 +158,10 @@ async fn serve(
     })?;
     let epoch = Epoch::from_random(epoch);
     descriptors::make_room(&config.limits);
-    let (tcp, address) = listen::tcp(config.server.listen)?;
+    let (tcp, address) = match activation::inherited(&config)? {
+        Some(handed) => handed,
+        None => listen::tcp(config.server.listen)?,
+    };
     let metrics_page = config.server.metrics_listen.map(listen::metrics).transpose()?;
     let (unix, socket_file) = listen::unix(&config.server.admin_socket)?;
     let core = Core::new(epoch, config.limits.clone(), config.memory.clone(), config.shutdown.clone());

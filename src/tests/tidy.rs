@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::base::bill;
+use crate::base::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Flags, load, reference};
 
 /// Bottom to top: a file names only floors below its own, and its own.
@@ -39,6 +41,7 @@ fn the_house_is_tidy() {
         findings.extend(file_findings(&name, &fs::read_to_string(&path).unwrap()));
     }
     findings.extend(unit_findings(&read(&root.join("systemd/streamward.service")), &Config::default()));
+    findings.extend(socket_findings(&read(&root.join("systemd/streamward.socket")), &Config::default()));
     findings.extend(shipped_findings(&root.join("systemd/streamward.toml")));
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
@@ -167,6 +170,22 @@ fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
         Some(limit) if limit >= files => {}
         found => findings.push(format!("unit: LimitNOFILE = {found:?}, the connections need {files}")),
     }
+    let tasks = config.server.threads_max + 1;
+    match setting(unit, "TasksMax").and_then(|value| value.parse::<u32>().ok()) {
+        Some(limit) if limit >= tasks => {}
+        found => findings.push(format!("unit: TasksMax = {found:?}, the threads and ExecReload are {tasks}")),
+    }
+    let budget_bytes = bill::budget_bytes(&config.memory, u64::MAX);
+    match setting(unit, "MemoryMax").and_then(mebibytes) {
+        Some(limit) if limit == budget_bytes => {}
+        found => {
+            findings
+                .push(format!("unit: MemoryMax = {found:?}, the largest default budget is {budget_bytes}"));
+        }
+    }
+    if setting(unit, "MemoryHigh").is_some() {
+        findings.push("unit: MemoryHigh= stalls the process instead of ending it".to_owned());
+    }
     if seconds(unit, "WatchdogSec").is_none_or(|seconds| seconds == 0) {
         findings.push("unit: no WatchdogSec: a stuck process would stay".to_owned());
     }
@@ -182,11 +201,33 @@ fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
     findings
 }
 
+/// Where the socket unit and the configuration disagree.
+fn socket_findings(unit: &str, config: &Config) -> Vec<String> {
+    let mut findings = Vec::new();
+    let addresses: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    if addresses != [config.server.listen.to_string()] {
+        findings.push(format!("socket unit: listens on {addresses:?}, not on server.listen alone"));
+    }
+    match setting(unit, "Backlog").and_then(|value| value.parse::<u32>().ok()) {
+        Some(backlog) if backlog >= LISTEN_BACKLOG => {}
+        found => findings.push(format!("socket unit: Backlog = {found:?}, ours is {LISTEN_BACKLOG}")),
+    }
+    if setting(unit, "Accept").is_some_and(|accept| accept != "no") {
+        findings.push("socket unit: Accept= would start a server for every connection".to_owned());
+    }
+    findings
+}
+
 fn setting<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
     unit.lines()
         .filter_map(|line| line.split_once('='))
         .find(|(name, _)| *name == key)
         .map(|(_, value)| value)
+}
+
+/// A size given in MiB, in bytes.
+fn mebibytes(value: &str) -> Option<u64> {
+    value.strip_suffix('M')?.parse::<u64>().ok()?.checked_mul(1024 * 1024)
 }
 
 /// A time setting in whole seconds, with or without its `s`.
@@ -298,19 +339,42 @@ fn a_long_file_is_found_and_its_tests_do_not_count() {
 #[test]
 fn a_unit_file_that_disagrees_is_found() {
     let good = "Type=notify\nRuntimeDirectory=streamward\nTimeoutStopSec=29s\nLimitNOFILE=592\nWatchdogSec=60\n\
-                RestrictAddressFamilies=AF_INET AF_UNIX\n";
+                TasksMax=3\nMemoryMax=256M\nRestrictAddressFamilies=AF_INET AF_UNIX\n";
     let config = Config::default();
     assert_eq!(unit_findings(good, &config), [""; 0]);
     for (from, to, needle) in [
         ("TimeoutStopSec=29s", "TimeoutStopSec=28", "TimeoutStopSec = Some(28)"),
         ("TimeoutStopSec=29s", "#TimeoutStopSec=29s", "TimeoutStopSec = None"),
         ("LimitNOFILE=592", "LimitNOFILE=591", "the connections need 592"),
+        ("TasksMax=3", "TasksMax=2", "TasksMax = Some(2)"),
+        ("TasksMax=3", "", "TasksMax = None"),
+        ("MemoryMax=256M", "MemoryMax=255M", "MemoryMax = Some(267386880)"),
+        ("MemoryMax=256M", "MemoryMax=infinity", "MemoryMax = None"),
+        ("MemoryMax", "MemoryHigh=200M\nMemoryMax", "MemoryHigh="),
         ("WatchdogSec=60", "", "WatchdogSec"),
         ("WatchdogSec=60", "WatchdogSec=0", "WatchdogSec"),
         ("Type=notify", "Type=simple", "Type=notify"),
         ("AF_INET AF_UNIX", "AF_INET", "AF_UNIX"),
     ] {
         let findings = unit_findings(&good.replace(from, to), &config);
+        assert!(findings.len() == 1 && findings[0].contains(needle), "{to}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_socket_unit_that_contradicts_the_configuration_is_found() {
+    let config = Config::default();
+    let good = "ListenStream=127.0.0.1:50051\nBacklog=128\n";
+    assert_eq!(socket_findings(good, &config), [""; 0]);
+    for (from, to, needle) in [
+        ("50051", "50052", "listens on"),
+        ("127.0.0.1", "0.0.0.0", "listens on"),
+        ("Backlog", "ListenStream=[::1]:50051\nBacklog", "listens on"),
+        ("128", "127", "Backlog = Some(127)"),
+        ("Backlog=128", "", "Backlog = None"),
+        ("Backlog", "Accept=yes\nBacklog", "Accept="),
+    ] {
+        let findings = socket_findings(&good.replace(from, to), &config);
         assert!(findings.len() == 1 && findings[0].contains(needle), "{to}: {findings:?}");
     }
 }

@@ -4,6 +4,7 @@
 //! run at once. A wait is for an event (a log line, a datagram, a socket's end, an exit), never for a time.
 
 #[cfg(test)]
+mod activation;
 mod admin_socket;
 #[cfg(test)]
 mod bad_input;

@@ -82,14 +82,18 @@ impl Program {
     }
 
     /// Starts it. Its stdin is a pipe that [`write`](Self::write) and [`close_input`](Self::close_input) serve.
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_reading(command, Stdio::piped())
+    }
+
+    /// Starts it on this stdin.
+    pub(crate) fn spawn_reading(mut command: Command, stdin: Stdio) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut readers = JoinSet::new();
         let out = read(&mut readers, child.stdout.take().unwrap().into());
         let err = read(&mut readers, child.stderr.take().unwrap().into());
-        let input = OwnedFd::from(child.stdin.take().unwrap());
-        let input = Some(pipe::Sender::from_owned_fd(input).unwrap());
+        let input = child.stdin.take().map(|pipe| pipe::Sender::from_owned_fd(OwnedFd::from(pipe)).unwrap());
         Self { child, out, err, input, _readers: readers }
     }
 
