@@ -52,7 +52,8 @@ pub(crate) struct DoctorArgs {
     /// Judge this configuration; without it the unit's, else /etc/streamward/streamward.toml, else the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Read /proc, /sys, /etc, /run, /usr and /boot below this directory, as of a mounted image
+    /// Read /proc, /sys, /etc, /run, /usr and /boot below this directory, as of a mounted image; time and page size stay
+    /// this machine's
     #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true)]
     root: PathBuf,
     /// Print one JSON document

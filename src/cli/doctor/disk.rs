@@ -63,6 +63,8 @@ pub(crate) fn read(root: &Root) -> Disk {
         mount.as_ref().map_or((Kind::Unknown, "a disk not known".to_owned()), |mount| kind_of(root, mount));
     let sample = if kind == Kind::Memory {
         Err("it is memory".to_owned())
+    } else if mount.is_none() {
+        Err("no table of mounts".to_owned())
     } else if mount_of(&mounts, SCRATCH) != mount {
         Err(format!("{SCRATCH} is not on it"))
     } else {

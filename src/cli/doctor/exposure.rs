@@ -1,6 +1,6 @@
 //! Who can reach the hub, and whether they are asked who they are.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::unit::UnitFile;
@@ -10,18 +10,14 @@ use crate::config::{AuthMode, Config};
 /// over the configuration.
 pub(crate) fn judge(config: &Config, socket: Option<&UnitFile>) -> [Finding; 2] {
     let listen = config.server.listen;
-    match socket {
-        None => {
-            let meaning = format!("server.listen = {listen} counts.");
-            let activation = Finding::ok("socket_activation", "streamward.socket is not enabled", meaning);
-            [activation, exposure(config, &[listen])]
-        }
-        Some(socket) => {
-            let texts = socket.list("Socket", "ListenStream");
-            let addresses: Vec<SocketAddr> = texts.iter().filter_map(|text| address(text)).collect();
-            [activation(listen, &texts, &addresses), exposure(config, &addresses)]
-        }
-    }
+    let Some(socket) = socket else {
+        let meaning = format!("server.listen = {listen} counts.");
+        let activation = Finding::ok("socket_activation", "streamward.socket is not enabled", meaning);
+        return [activation, exposure(config, &[listen])];
+    };
+    let texts = socket.list("Socket", "ListenStream");
+    let addresses: Vec<SocketAddr> = texts.iter().filter_map(|text| address(text)).collect();
+    [activation(listen, &texts, &addresses), exposure(config, &addresses)]
 }
 
 /// A network address of `ListenStream=`: a port alone is every interface (systemd.socket(5)). None for Unix sockets.
@@ -40,29 +36,27 @@ fn plain(address: SocketAddr) -> SocketAddr {
 
 fn activation(listen: SocketAddr, texts: &[&str], addresses: &[SocketAddr]) -> Finding {
     const ID: &str = "socket_activation";
+    const EDIT: &str = "`systemctl edit streamward.socket`: an empty ListenStream= first, then";
     let found = format!("streamward.socket is enabled: {}", texts.join(", "));
-    let is_same = texts.len() == 1 && addresses.len() == 1 && plain(addresses[0]) == plain(listen);
-    if addresses.is_empty() {
-        Finding::warn(
-            ID,
-            found,
-            "No network address is among its ListenStream=: clients of the network find nobody.",
-            "Give it one with `systemctl edit streamward.socket`, or `systemctl disable --now streamward.socket`.",
-        )
-    } else if is_same {
-        Finding::ok(ID, found, "As in server.listen; restarts refuse no connection.")
-    } else {
-        Finding::warn(
+    match (texts, addresses) {
+        ([_], [address]) if plain(*address) == plain(listen) => {
+            Finding::ok(ID, found, "As in server.listen; restarts refuse no connection.")
+        }
+        ([_], [_]) => Finding::warn(
             ID,
             found,
             format!("The socket wins: server.listen = {listen} has no effect."),
-            "Write the same address into both, so that nobody is misled.",
-        )
+            format!(
+                "Write the same address into both, so that nobody is misled. {EDIT} ListenStream={listen}."
+            ),
+        ),
+        _ => Finding::fail(
+            ID,
+            found,
+            "The hub takes exactly one network socket from systemd and does not start with this.",
+            format!("{EDIT} one address, such as ListenStream={listen}."),
+        ),
     }
-}
-
-fn is_reachable(ip: IpAddr) -> bool {
-    !ip.to_canonical().is_loopback()
 }
 
 fn exposure(config: &Config, addresses: &[SocketAddr]) -> Finding {
@@ -72,7 +66,8 @@ fn exposure(config: &Config, addresses: &[SocketAddr]) -> Finding {
         |address| format!("metrics at http://{address}/metrics, loopback only"),
     );
     let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let reachable = addresses.iter().find(|address| is_reachable(address.ip()));
+    let is_reachable = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
+    let reachable = addresses.iter().find(is_reachable);
     let AuthMode::Open = config.auth.mode;
     let found = format!("{}, auth.mode = open; {metrics}", all.join(", "));
     match reachable {
@@ -81,17 +76,20 @@ fn exposure(config: &Config, addresses: &[SocketAddr]) -> Finding {
              trusted; else an SSH tunnel.",
             config.server.listen.port()
         )),
-        Some(_) if config.auth.allow_open => Finding::warn(
+        Some(address) if config.auth.lets_in_strangers(*address) => Finding::fail(
+            ID,
+            found,
+            format!(
+                "The hub does not start: whoever reaches {address} could log in under any name, and auth.allow_open does \
+                 not say that this is meant."
+            ),
+            "Set auth.allow_open = true if it is; else give streamward.socket a loopback address.",
+        ),
+        Some(_) => Finding::warn(
             ID,
             found,
             "Whoever reaches it logs in under any name; auth.allow_open says that this is meant.",
             "Fine on a network where everyone is trusted. Else listen on 127.0.0.1, or let a firewall choose who gets in.",
-        ),
-        Some(address) => Finding::fail(
-            ID,
-            found,
-            format!("Whoever reaches {address} logs in under any name, and auth.allow_open does not say that this is meant."),
-            "Set auth.allow_open = true if it is; else give streamward.socket a loopback address.",
         ),
     }
 }
@@ -141,12 +139,13 @@ mod tests {
             ("127.0.0.1:50051", false, "127.0.0.1:50051", [Ok, Ok]),
             ("127.0.0.1:50051", false, "127.0.0.1:50052", [Warn, Ok]),
             ("127.0.0.1:50051", false, "50051", [Warn, Fail]),
-            ("127.0.0.1:50051", false, "127.0.0.1:50051 192.168.1.5:50051", [Warn, Fail]),
+            ("127.0.0.1:50051", false, "127.0.0.1:50051 192.168.1.5:50051", [Fail, Fail]),
             ("0.0.0.0:50051", true, "50051", [Ok, Warn]),
             ("0.0.0.0:50051", true, "[::]:50051", [Ok, Warn]),
             ("0.0.0.0:50051", true, "127.0.0.1:50051", [Warn, Ok]),
-            ("127.0.0.1:50051", false, "/run/x.sock", [Warn, Ok]),
-            ("127.0.0.1:50051", false, "", [Warn, Ok]),
+            ("127.0.0.1:50051", false, "/run/x.sock", [Fail, Ok]),
+            ("127.0.0.1:50051", false, "127.0.0.1:50051 /run/x.sock", [Fail, Ok]),
+            ("127.0.0.1:50051", false, "", [Fail, Ok]),
         ] {
             assert_eq!(verdicts(&config(listen, allow_open), Some(streams)), expected, "{listen} {streams}");
         }

@@ -48,7 +48,7 @@ pub(crate) struct Finding {
     /// What to do; empty when there is nothing to do.
     pub(crate) advice: String,
     /// Further lines, when one is not enough.
-    details: Vec<String>,
+    pub(crate) details: Vec<String>,
     /// The numbers behind it, for programs. Names carry units.
     values: Map<String, Value>,
 }
@@ -110,19 +110,62 @@ impl Finding {
         })
     }
 
-    /// A line with the verdict; below it what that means and what to do.
+    /// A line with the verdict; below it what that means and what to do, filled into lines.
     pub(crate) fn lines(&self, paint: Paint) -> Vec<String> {
-        /// Columns before the text: verdict, the longest name, and what parts them.
-        const INDENT: &str = "                         ";
         let head = format!("{}  {:17}  {}", self.verdict.painted(paint), self.id, clean(&self.found));
         let mut lines = vec![head];
-        lines.extend(self.details.iter().map(|detail| format!("{INDENT}- {}", clean(detail))));
-        if !self.meaning.is_empty() {
-            lines.push(format!("{INDENT}{}", paint.dim(&clean(&self.meaning))));
-        }
-        if !self.advice.is_empty() {
-            lines.push(format!("{INDENT}→ {}", clean(&self.advice)));
+        lines.extend(self.details.iter().map(|detail| format!("{:INDENT$}- {}", "", clean(detail))));
+        let meaning = filled(&clean(&self.meaning));
+        lines.extend(meaning.iter().map(|line| format!("{:INDENT$}{}", "", paint.dim(line))));
+        for (at, line) in filled(&clean(&self.advice)).iter().enumerate() {
+            lines.push(format!("{:INDENT$}{} {line}", "", if at == 0 { "→" } else { " " }));
         }
         lines
+    }
+}
+
+/// Columns before the text: verdict, the longest name, and what parts them.
+const INDENT: usize = 25;
+/// Columns of filled text beside them. What was found is one line, however long: one can grep it.
+const COLUMNS_MAX: usize = 84;
+
+/// Words filled into lines; none without words.
+fn filled(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= COLUMNS_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::tests::captured;
+
+    #[test]
+    fn long_sentences_are_filled_and_lose_no_word() {
+        let (output, _, _) = captured(false);
+        let text = "word ".repeat(100) + &"x".repeat(200);
+        let finding = Finding::warn("clock", "found", text.clone(), text.clone());
+        let lines = finding.lines(output.paint);
+        assert_eq!(lines[0], "warn  clock              found");
+        let words: Vec<&str> = lines[1..].iter().flat_map(|line| line.split_whitespace()).collect();
+        let expected: Vec<&str> = text.split(' ').chain(["→"]).chain(text.split(' ')).collect();
+        assert_eq!(words, expected);
+        let is_long = |line: &&String| line.chars().count() > INDENT + 2 + COLUMNS_MAX;
+        assert_eq!(lines.iter().filter(is_long).count(), 2, "words that are longer than a line");
+        assert_eq!(Finding::ok("clock", "found", "").lines(output.paint).len(), 1);
+    }
+
+    #[test]
+    fn the_worst_verdict_is_the_greatest() {
+        assert!(Verdict::Fail > Verdict::Warn && Verdict::Warn > Verdict::Ok);
     }
 }

@@ -121,6 +121,14 @@ fn memory_max(unit: &UnitFile, memory: &Memory, budget_bytes: Option<u64>) -> Fi
     const ID: &str = "memory_max";
     let budget = budget_bytes.unwrap_or(0);
     let budget_text = show_bytes(budget);
+    if unit.size("MemoryHigh", memory.total_bytes) != Setting::Unset {
+        return Finding::warn(
+            ID,
+            "MemoryHigh= in the unit",
+            "Without swap it stalls the hub instead of ending it: every stream waits.",
+            format!("Take it out with {EDIT}, and leave MemoryMax=."),
+        );
+    }
     match unit.size("MemoryMax", memory.total_bytes) {
         Setting::Unset | Setting::Infinity => Finding::warn(
             ID,
@@ -217,6 +225,7 @@ mod tests {
             ("MemoryMax=256M", "MemoryMax=26%", "memory_max", Verdict::Ok),
             ("MemoryMax=256M", "MemoryMax=infinity", "memory_max", Verdict::Warn),
             ("MemoryMax=256M", "MemoryMax=much", "memory_max", Verdict::Warn),
+            ("MemoryMax=256M", "MemoryMax=256M\nMemoryHigh=200M", "memory_max", Verdict::Warn),
             ("WatchdogSec=60", "WatchdogSec=0", "watchdog", Verdict::Warn),
             ("WatchdogSec=60", "WatchdogSec=1min", "watchdog", Verdict::Ok),
             ("WatchdogSec=60", "", "watchdog", Verdict::Warn),
