@@ -166,7 +166,7 @@ mod tests {
         let root = Root::new(directory.path());
         let unit = UnitFile::of(
             "[Service]\nExecStart=/x serve --listen 127.0.0.1:7\nEnvironment=STREAMWARD_LIMITS_LEASE=74s\n\
-             Environment=STREAMWARD_LIMITS_TOPICS_MAX=100\nEnvironmentFile=/y\n",
+             Environment=STREAMWARD_LIMITS_TOPICS_MAX=300\nEnvironmentFile=/y\n",
         );
         let found = read(&root, source(None, Some(&unit), &[("STREAMWARD_LIMITS_TOPICS_MAX", "200")]));
         let Configuration::Good { config, what } = &found else { panic!("{found:?}") };
