@@ -77,8 +77,8 @@ fn path(root: &Root, source: &Source<'_>) -> Option<PathBuf> {
     named.or_else(|| {
         let by_unit = source.unit.and_then(|unit| unit.argument("--config"));
         let path = root.path(by_unit.as_deref().unwrap_or(FILE_DEFAULT));
-        // A unit that names a file does not start without it.
-        (by_unit.is_some() || path.exists()).then_some(path)
+        // A unit that names a file does not start without it; one in a directory that is closed to us may be there.
+        (by_unit.is_some() || !matches!(path.try_exists(), Ok(false))).then_some(path)
     })
 }
 
@@ -158,6 +158,15 @@ mod tests {
         assert_eq!(lease(&found(Some(&root.path("/new.toml")), Some(&unit))), 73);
         fs::remove_file(root.path("/opt/hub.toml")).unwrap();
         assert_eq!(found(None, Some(&unit)).judge().verdict, Verdict::Fail, "the hub would not start");
+    }
+
+    #[test]
+    fn a_file_that_may_be_there_is_not_taken_for_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path());
+        fs::create_dir_all(root.path("/etc")).unwrap();
+        fs::write(root.path("/etc/streamward"), "in the way of the directory").unwrap();
+        assert_eq!(read(&root, source(None, None, &[])).judge().verdict, Verdict::Fail);
     }
 
     #[test]
