@@ -59,7 +59,7 @@ pub(crate) fn supply(power: &Power) -> Finding {
     const ID: &str = "power";
     const MEANING: &str = "A Pi with too little voltage slows down, resets, and damages its SD card.";
     const ADVICE: &str = "Use the supply made for this Pi and a short, thick cable; take off what draws from its USB ports. \
-                          `vcgencmd get_throttled` and `journalctl -k --grep oltage` tell more.";
+                          `vcgencmd get_throttled` and `journalctl -k --grep voltage` tell more.";
     let flags = power.throttled.unwrap_or(0);
     let set: Vec<&str> =
         FLAGS.iter().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, text)| *text).collect();
