@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -11,8 +12,8 @@ SERVICE = "streamward.service"
 SOCKET = "streamward.socket"
 CONFIG = "etc/streamward/streamward.toml"
 
-# Stands in for a running systemd: notes what it is asked for and what the program then was. What works without a
-# running one, as enabling does, the real one does.
+# Stands in for the way to systemd: notes what it is asked for and what the program then was. What needs no running
+# systemd, as enabling, the real one does.
 SYSTEMCTL = """\
 #!/bin/sh
 verb= rest=
@@ -60,19 +61,26 @@ def package():
 
 
 @pytest.fixture(scope="session")
-def unpacked(package, tmp_path_factory):
+def scratch():
+    """Gives new directories, which go with the session. Not pytest's own: those it keeps for three runs."""
+    with tempfile.TemporaryDirectory(prefix="streamward-package-") as parent:
+        yield lambda: pathlib.Path(tempfile.mkdtemp(dir=parent))
+
+
+@pytest.fixture(scope="session")
+def unpacked(package, scratch):
     """Its files, and its control files under DEBIAN."""
-    directory = tmp_path_factory.mktemp("unpacked")
+    directory = scratch() / "unpacked"
     run("dpkg-deb", "--raw-extract", package, directory)
     return directory
 
 
 @pytest.fixture(scope="session")
-def rebuilt(unpacked, tmp_path_factory):
+def rebuilt(unpacked, scratch):
     """`rebuilt("0.9.9", edit)` is the package as a later version; `edit` gets its directory."""
 
     def build(version, edit=lambda directory: None):
-        directory = tmp_path_factory.mktemp("later") / "package"
+        directory = scratch() / "package"
         shutil.copytree(unpacked, directory, symlinks=True)
         control = directory / "DEBIAN/control"
         lines = control.read_text().splitlines(keepends=True)
@@ -122,8 +130,7 @@ class Root:
         wants = (self / "etc/systemd/system").glob("*.wants")
         return any((directory / unit).is_symlink() for directory in wants)
 
-    def pretend_systemd_runs(self):
-        (self / "run/systemd/system").mkdir(parents=True)
+    def note_calls(self):
         (self / "usr/bin/systemctl").rename(self / "usr/bin/systemctl.real")
         (self / "usr/bin/systemctl").write_text(SYSTEMCTL)
         (self / "usr/bin/systemctl").chmod(0o755)
@@ -153,10 +160,10 @@ class Root:
 
 
 @pytest.fixture(scope="session")
-def first_root(tmp_path_factory):
+def first_root(scratch):
     archive = given("STREAMWARD_PACKAGE_ROOT")
     assert os.geteuid() == 0, "dpkg in a root of its own needs to be root: chroot(2)"
-    first = Root(tmp_path_factory.mktemp("first") / "root")
+    first = Root(scratch() / "root")
     first.path.mkdir()
     run("tar", "--extract", "--file", archive, "--directory", first.path)
     before = first.files()
@@ -166,9 +173,9 @@ def first_root(tmp_path_factory):
 
 
 @pytest.fixture
-def root(first_root, tmp_path):
+def root(first_root, scratch):
     """A Debian with systemd installed, not running."""
-    copy = Root(tmp_path / "root")
+    copy = Root(scratch() / "root")
     # By links: dpkg and its like replace files, and write into none.
     run("cp", "--archive", "--link", first_root.path, copy.path)
     yield copy
@@ -186,5 +193,6 @@ def bare(root):
 @pytest.fixture
 def running(root):
     """A Debian whose systemd runs, as far as a package can tell."""
-    root.pretend_systemd_runs()
+    root.note_calls()
+    (root / "run/systemd/system").mkdir(parents=True)
     return root

@@ -69,11 +69,11 @@ def test_the_configuration_and_nothing_else_is_the_administrators(unpacked):
     assert (unpacked / "DEBIAN/conffiles").read_text().split() == ["/" + CONFIG]
 
 
-def test_manual_pages_have_no_mistake_that_groff_finds(unpacked, tmp_path):
+def test_manual_pages_have_no_mistake_that_groff_finds(unpacked, scratch):
     for name, path in paths(unpacked, "usr/share/man").items():
         if path.suffix != ".gz":
             continue
-        page = tmp_path / path.stem
+        page = scratch() / path.stem
         page.write_bytes(gzip.decompress(path.read_bytes()))
         assert run("groff", "-man", "-Tutf8", "-ww", "-z", page) == "", name
 

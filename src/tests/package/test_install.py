@@ -57,6 +57,14 @@ def test_where_systemd_does_not_run_it_is_enabled_for_the_next_boot(root, packag
     assert has_user(root)
 
 
+def test_where_systemd_does_not_run_it_is_not_asked_for_anything(root, package, rebuilt):
+    root.note_calls()
+    root.install(package)
+    root.install(rebuilt(LATER))
+    root.dpkg("--purge", "streamward")
+    assert root.calls() == []
+
+
 def test_the_first_installation_starts_the_service_and_leaves_the_socket_alone(running, package):
     running.install(package)
     assert running.calls() == ["daemon-reload", f"start {SERVICE}"]
