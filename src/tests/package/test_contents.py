@@ -22,7 +22,6 @@ FIXED = {
     "usr/share/doc/streamward/changelog.gz": 0o644,
     "usr/share/doc/streamward/copyright": 0o644,
     "usr/share/doc/streamward/streamward.cdx.json": 0o644,
-    "usr/share/lintian/overrides/streamward": 0o644,
 }
 
 
