@@ -1,4 +1,4 @@
-//! The command line: what is asked for, handed to one file per command. All of it is private but [`main`].
+//! The command line: what is asked for, handed to one file per command. All of it is private but [`main`] and [`command`].
 //!
 //! A command takes its arguments and the [`Output`], and returns an [`Exit`] or a [`Failure`]; only here is a failure
 //! told and a runtime built.
@@ -36,7 +36,7 @@ mod tree;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
@@ -93,6 +93,12 @@ pub fn main() -> ExitCode {
             if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
         }
     }
+}
+
+/// The command line as clap describes it: what manual pages and completions are made from.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn run(command: Command) -> Exit {
