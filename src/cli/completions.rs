@@ -1,9 +1,9 @@
 //! `streamward completions`: the shell's tab key.
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::{Shell, generate};
 
-use crate::cli::Cli;
+use crate::cli::command;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 
@@ -25,7 +25,7 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Exit, Failure> {
     // Into memory first: the generator panics when its writer fails, as into a closed pipe.
     let mut script = Vec::new();
-    generate(args.shell, &mut Cli::command(), "streamward", &mut script);
+    generate(args.shell, &mut command(), "streamward", &mut script);
     output.raw(&script)?;
     Ok(Exit::Ok)
 }

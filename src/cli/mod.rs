@@ -1,4 +1,4 @@
-//! The command line: what is asked for, handed to one file per command. All of it is private but [`main`].
+//! The command line: what is asked for, handed to one file per command. All of it is private but [`main`] and [`command`].
 //!
 //! A command takes its arguments and the [`Output`], and returns an [`Exit`] or a [`Failure`]; only here is a failure
 //! told and a runtime built.
@@ -6,6 +6,7 @@
 mod cancel;
 mod chat;
 mod completions;
+mod doctor;
 mod drain;
 mod ended;
 mod events;
@@ -35,7 +36,7 @@ mod tree;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
@@ -77,6 +78,7 @@ enum Command {
     Cancel(cancel::CancelArgs),
     Shed(shed::ShedArgs),
     Drain(drain::DrainArgs),
+    Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -91,6 +93,12 @@ pub fn main() -> ExitCode {
             if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
         }
     }
+}
+
+/// The command line as clap describes it: what manual pages and completions are made from.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn run(command: Command) -> Exit {
@@ -123,6 +131,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Cancel(args) => block_on(cancel::run(args, output)),
         Command::Shed(args) => block_on(shed::run(args, output)),
         Command::Drain(args) => block_on(drain::run(args, output)),
+        Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
     }
 }
@@ -140,6 +149,7 @@ impl Command {
             Self::Cancel(args) => args.admin.json,
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
+            Self::Doctor(args) => args.json,
             Self::Serve(_)
             | Self::CheckConfig(_)
             | Self::Chat(_)

@@ -11,6 +11,7 @@ mod file;
 pub(crate) mod keys;
 mod loading;
 pub(crate) mod machine;
+mod manual;
 pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use crate::config::changes::{Change, changes, with_live};
 pub use crate::config::environment::{environment, variable};
 pub use crate::config::error::{ConfigError, ConfigErrors, Place};
 pub use crate::config::machine::mem_total_bytes;
+pub use crate::config::manual::{KeyManual, SectionManual, manual};
 pub use crate::config::reference::reference;
 
 /// Where the admin socket is when systemd made our runtime directory.

@@ -16,7 +16,7 @@ SCRIPTS = ROOT / "scripts"
 
 CARGO = """#!/bin/bash
 echo "cargo $* | $RUSTC_WRAPPER | $(env | grep -E '_LINKER=' | sort | tr '\\n' ' ')" >>"$ASKED"
-echo "commit $STREAMWARD_COMMIT" >>"$ASKED"
+echo "commit $SOURCE_COMMIT" >>"$ASKED"
 # The wrapper, asked what it would hand to rustc; a stand-in, so that there is no compiler to run.
 "$RUSTC_WRAPPER" echo rustc --crate-name x >>"$ASKED"
 triple=${!#}

@@ -178,7 +178,7 @@ def test_what_the_user_set_is_kept(build, tmp_path, native_triple):
     wrapper.write_text('#!/bin/sh\nshift\nexec echo wrapped "$@"\n')
     wrapper.chmod(0o755)
     done, asked = build(
-        compiled(tmp_path, *STATIC), RUSTC_WRAPPER=str(wrapper), STREAMWARD_COMMIT="mine", **{name: "my-linker"}
+        compiled(tmp_path, *STATIC), RUSTC_WRAPPER=str(wrapper), SOURCE_COMMIT="mine", **{name: "my-linker"}
     )
     assert done.code == 0, done
     assert f"{name}=my-linker" in asked[0]
