@@ -131,6 +131,17 @@ def test_the_memory_cgroup_is_turned_on_once_and_in_the_one_line(script, card, p
     assert_complete(card, program)
 
 
+def test_a_unit_put_there_by_hand_is_told_and_left(script, card, program, tmp_path):
+    own = tmp_path / "own"
+    own.write_text("[Service]\n")
+    card.change("cd /etc/systemd/system", f"write {own} streamward.service")
+    done = script("flash", card.path, "--binary", program)
+    assert done.code == 0, done
+    assert "/etc/systemd/system/streamward.service hides the unit" in done.err
+    assert card.read("/etc/systemd/system/streamward.service") == b"[Service]\n"
+    assert_complete(card, program)
+
+
 # Interrupted
 
 

@@ -126,6 +126,15 @@ def test_what_the_package_manager_owns_is_left_to_it(script, root, program):
     assert (root / "usr/bin/streamward").read_text() == "the package's"
 
 
+def test_a_unit_put_there_by_hand_is_told_and_left(script, root, program):
+    own = root / "etc/systemd/system/streamward.service"
+    own.write_text("[Service]\n")
+    done = script("install", "--root", root, "--binary", program)
+    assert done.code == 0
+    assert f"{own} hides the unit installed now" in done.err
+    assert own.read_text() == "[Service]\n"
+
+
 def test_a_package_that_was_removed_does_not_own_anything(script, root, program):
     (root / "var/lib/dpkg/info/streamward.list").write_text("/etc/streamward/streamward.toml\n")
     assert script("install", "--root", root, "--binary", program).code == 0
