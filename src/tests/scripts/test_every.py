@@ -120,7 +120,7 @@ def test_a_program_that_grew_too_much_is_noticed(script, tmp_path, native_arch):
         file.truncate(7 * cards.MIB)
     done = script("check-binary", "--arch", native_arch, program)
     assert done.code == 1
-    assert failed(done) == [f"is at most 6815744 bytes long: {7 * cards.MIB}"]
+    assert failed(done) == [f"is at most 5505024 bytes long: {7 * cards.MIB}"]
 
 
 def test_what_is_no_program_cannot_be_inspected(script, tmp_path, native_arch):
