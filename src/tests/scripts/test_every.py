@@ -1,5 +1,6 @@
 """What holds for every script, and for those that only look or build."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -16,12 +17,13 @@ MAINTAINER = sorted(path for path in ROOT.glob("systemd/debian/*") if path.read_
 SHELL = [
     path for path in [*SCRIPTS, ROOT / ".ci/run", *MAINTAINER] if b"python" not in path.read_bytes().splitlines()[0]
 ]
-NAMES = [path.name for path in SCRIPTS]
+# What only others read is no command.
+NAMES = [path.name for path in SCRIPTS if os.access(path, os.X_OK)]
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(path):
-    done = subprocess.run(["shellcheck", path], capture_output=True, text=True, check=False)
+    done = subprocess.run(["shellcheck", "-x", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -149,7 +149,8 @@ def installer(host, native):
     copy = host.directory / "copy"
     shutil.copytree(SOURCE / "systemd", copy / "systemd")
     (copy / "scripts").mkdir()
-    shutil.copy(SOURCE / "scripts/install", copy / "scripts")
+    for name in ("install", "common"):
+        shutil.copy(SOURCE / "scripts" / name, copy / "scripts")
     shutil.copy(native, host.directory / "copy/streamward")
 
     def run(*arguments, **options):
