@@ -40,7 +40,8 @@ class Done:
 
 @pytest.fixture
 def script(tmp_path):
-    """`script("flash", image, "--yes")` runs scripts/flash; `path=` goes before PATH, `answer=` is typed, or a `terminal=` is."""
+    """`script("flash", image, "--yes")` runs scripts/flash; `path=` goes before PATH, `answer=` is what is typed, at a
+    `terminal=` where one is given."""
 
     def run(name, *arguments, path=None, answer="", terminal=None, seconds=60, **environment):
         settings = dict(os.environ, LC_ALL="C", TMPDIR=str(tmp_path))
@@ -51,9 +52,14 @@ def script(tmp_path):
         typed = {"input": answer} if terminal is None else {"stdin": terminal}
         return Done(
             subprocess.run(
-                [SCRIPTS / name, *arguments], env=settings, capture_output=True, text=True, timeout=seconds, check=False,
+                [SCRIPTS / name, *arguments],
+                env=settings,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
                 **typed,
-            )  # fmt: skip
+            )
         )
 
     return run

@@ -33,7 +33,9 @@ def package(tmp_path, host, native):
         )
         (tree / "padding").write_bytes(os.urandom(padding))
         file = tmp_path / f"streamward_0.1.0_{arch}.deb"
-        subprocess.run(["dpkg-deb", "-Znone", "--build", "--root-owner-group", tree, file], check=True, capture_output=True)
+        subprocess.run(
+            ["dpkg-deb", "-Znone", "--build", "--root-owner-group", tree, file], check=True, capture_output=True
+        )
         return file
 
     return make
@@ -43,7 +45,7 @@ def test_a_package_is_installed_and_serves(deploy, host, package):
     done = deploy("--deb", package(hosts.ARCH))
     assert done.code == 0, done
     assert host.acted() == [
-        "dpkg --force-confold --install ./streamward_0.1.0_%s.deb" % hosts.ARCH,
+        f"dpkg --force-confold --install ./streamward_0.1.0_{hosts.ARCH}.deb",
         "systemctl restart streamward.service",
         "systemctl start streamward.service",
     ]
@@ -276,8 +278,14 @@ def test_a_host_lost_while_files_are_copied_is_as_it_was(deploy, host, package):
 def test_a_host_that_falls_silent_is_given_up(deploy, host, package):
     slow_tar(host)
     file = package(hosts.ARCH, padding=16_000_000)
-    quick = ("--ssh-option", "ServerAliveInterval=1", "--ssh-option", "ServerAliveCountMax=1",
-             "--ssh-option", "ConnectTimeout=1")  # fmt: skip
+    quick = (
+        "--ssh-option",
+        "ServerAliveInterval=1",
+        "--ssh-option",
+        "ServerAliveCountMax=1",
+        "--ssh-option",
+        "ConnectTimeout=1",
+    )
     result = in_background(lambda: deploy("--deb", file, *quick))
     hosts.until(lambda: host.knows("held"))
     host.lose(signal.SIGSTOP)
