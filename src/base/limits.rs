@@ -125,6 +125,23 @@ pub const METRICS_PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
 
+/// What `doctor` reads of one file: the mounts of a machine full of containers, or 1,700 sockets.
+pub const DOCTOR_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Names `doctor` takes of one directory: as many as a Pi has processes by default.
+pub const DOCTOR_NAMES_MAX: usize = 32 * 1024;
+/// Small writes whose fsync `doctor` waits for.
+pub const DOCTOR_SYNCS_MAX: usize = 16;
+/// No further one is begun after this long: an SD card takes 5 to 50 ms for each, a sick one a second.
+pub const DOCTOR_SYNCS_TIMEOUT: Duration = Duration::from_secs(2);
+/// A median above this is worth a warning: twice what a usable SD card takes.
+pub const DOCTOR_SYNC_SLOW: Duration = Duration::from_millis(100);
+/// The same for the slowest: a card that stalls this long when idle stalls for minutes when busy. Judgement.
+pub const DOCTOR_SYNC_STALL: Duration = Duration::from_secs(1);
+/// No clock is right that shows less, in seconds since 1970: the beginning of 2026, before this was written.
+pub const DOCTOR_CLOCK_LEAST_S: u64 = 1_767_225_600;
+/// From here a Pi slows down, in thousandths of a degree (its firmware caps the clock at 80 degrees, hard at 85).
+pub const DOCTOR_HOT_MILLIDEGREES: i64 = 80_000;
+
 /// Calls of one connection beside its streams: with all streams open a client still heartbeats and logs out.
 pub const UNARY_CALLS_PER_CONNECTION_MAX: u32 = 16;
 /// Frames without work (PING, SETTINGS, WINDOW_UPDATE and the like) a peer may send at once. grpc-go opens with a

@@ -17,6 +17,8 @@ use crate::wire::ended::EndDetails;
 pub(crate) enum Exit {
     /// Done.
     Ok = 0,
+    /// `doctor` found what must be put right. As check programs answer; sysexits.h has no code for it.
+    Unwell = 1,
     /// The command line is wrong.
     Usage = 64,
     /// What was given cannot be used: refused events, ids that name nothing.

@@ -6,6 +6,7 @@
 mod cancel;
 mod chat;
 mod completions;
+mod doctor;
 mod drain;
 mod ended;
 mod events;
@@ -77,6 +78,7 @@ enum Command {
     Cancel(cancel::CancelArgs),
     Shed(shed::ShedArgs),
     Drain(drain::DrainArgs),
+    Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -129,6 +131,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Cancel(args) => block_on(cancel::run(args, output)),
         Command::Shed(args) => block_on(shed::run(args, output)),
         Command::Drain(args) => block_on(drain::run(args, output)),
+        Command::Doctor(args) => doctor::run(&args, output),
         Command::Completions(args) => completions::run(&args, output),
     }
 }
@@ -146,6 +149,7 @@ impl Command {
             Self::Cancel(args) => args.admin.json,
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
+            Self::Doctor(args) => args.json,
             Self::Serve(_)
             | Self::CheckConfig(_)
             | Self::Chat(_)

@@ -77,11 +77,18 @@ impl Paint {
         self.with("36", text)
     }
 
-    fn yellow(self, text: &str) -> String {
+    /// What is well.
+    pub(crate) fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    /// What is worth a look.
+    pub(crate) fn yellow(self, text: &str) -> String {
         self.with("33", text)
     }
 
-    fn red(self, text: &str) -> String {
+    /// What is wrong.
+    pub(crate) fn red(self, text: &str) -> String {
         self.with("31", text)
     }
 

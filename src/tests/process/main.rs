@@ -21,6 +21,8 @@ mod dead_peer;
 #[cfg(test)]
 mod descriptors;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod memory;

@@ -31,9 +31,13 @@ def run(*command, **options):
 def tree(root, machine=ARM64, systemd=True, package=False, files=()):
     """What of a Raspberry Pi OS `flash` and `install` look at."""
     for directory in (
-        "boot/firmware", "usr/bin", "usr/lib/systemd/system", "usr/lib/sysusers.d", "var/lib/dpkg/info",
+        "boot/firmware",
+        "usr/bin",
+        "usr/lib/systemd/system",
+        "usr/lib/sysusers.d",
+        "var/lib/dpkg/info",
         "etc/systemd/system/multi-user.target.wants",
-    ):  # fmt: skip
+    ):
         (root / directory).mkdir(parents=True)
     for name in ("bin", "lib"):
         (root / name).symlink_to(f"usr/{name}")
@@ -82,8 +86,16 @@ class Card:
         part.touch()
         os.truncate(part, size)
         make(part)
-        run("dd", f"if={part}", f"of={self.path}", f"seek={offset}", "oflag=seek_bytes", "bs=1M",
-            "conv=notrunc,sparse", "status=none")  # fmt: skip
+        run(
+            "dd",
+            f"if={part}",
+            f"of={self.path}",
+            f"seek={offset}",
+            "oflag=seek_bytes",
+            "bs=1M",
+            "conv=notrunc,sparse",
+            "status=none",
+        )
         part.unlink()
 
     @property

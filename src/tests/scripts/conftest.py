@@ -14,6 +14,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "scripts"
 
 
+CARGO = """#!/bin/bash
+echo "cargo $* | $RUSTC_WRAPPER | $(env | grep -E '_LINKER=' | sort | tr '\\n' ' ')" >>"$ASKED"
+echo "commit $SOURCE_COMMIT" >>"$ASKED"
+# The wrapper, asked what it would hand to rustc; a stand-in, so that there is no compiler to run.
+"$RUSTC_WRAPPER" echo rustc --crate-name x >>"$ASKED"
+triple=${!#}
+mkdir -p "$CARGO_TARGET_DIR/$triple/release"
+cp "$LEAVES" "$CARGO_TARGET_DIR/$triple/release/streamward"
+"""
+
+
 class Done:
     """A script that has ended: its exit code, and all it said."""
 
@@ -29,19 +40,26 @@ class Done:
 
 @pytest.fixture
 def script(tmp_path):
-    """`script("flash", image, "--yes")` runs scripts/flash; `path=` goes before PATH, `answer=` is typed."""
+    """`script("flash", image, "--yes")` runs scripts/flash; `path=` goes before PATH, `answer=` is what is typed, at a
+    `terminal=` where one is given."""
 
-    def run(name, *arguments, path=None, answer="", seconds=60, **environment):
+    def run(name, *arguments, path=None, answer="", terminal=None, seconds=60, **environment):
         settings = dict(os.environ, LC_ALL="C", TMPDIR=str(tmp_path))
         settings.pop("CARGO_TARGET_DIR", None)
         settings.update(environment)
         if path:
             settings["PATH"] = f"{path}:{settings['PATH']}"
+        typed = {"input": answer} if terminal is None else {"stdin": terminal}
         return Done(
             subprocess.run(
-                [SCRIPTS / name, *arguments], env=settings, input=answer, capture_output=True, text=True,
-                timeout=seconds, check=False,
-            )  # fmt: skip
+                [SCRIPTS / name, *arguments],
+                env=settings,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+                **typed,
+            )
         )
 
     return run
@@ -73,6 +91,34 @@ def program(tmp_path):
 def native(tmp_path_factory):
     """A static program for this machine that answers as the hub does where the scripts ask it."""
     return hosts.compile_program(tmp_path_factory.mktemp("native") / "streamward")
+
+
+@pytest.fixture
+def builder(tmp_path):
+    """`script(..., **builder(program))` has a cargo that leaves `program` and notes in `asked` what it was asked."""
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    (fakes / "cargo").write_text(CARGO)
+    (fakes / "rustc").write_text("#!/bin/sh\necho /\n")
+    for name in ("cargo", "rustc"):
+        (fakes / name).chmod(0o755)
+    settings = {"ASKED": str(tmp_path / "asked"), "CARGO_TARGET_DIR": str(tmp_path / "target dir"), "path": fakes}
+    return lambda leaves: {**settings, "LEAVES": str(leaves)}
+
+
+@pytest.fixture
+def native_arch():
+    return hosts.ARCH
+
+
+@pytest.fixture
+def other_arch():
+    return hosts.OTHER_ARCH
+
+
+@pytest.fixture
+def native_triple():
+    return f"{hosts.MACHINE}-unknown-linux-musl"
 
 
 @pytest.fixture(scope="session")

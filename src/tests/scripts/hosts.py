@@ -15,8 +15,8 @@ import subprocess
 import time
 
 # What scripts/install, and the commands scripts/deploy sends, call.
-TOOLS = """bash sh cat chmod cmp cp date dirname env find grep head id install ln ls mkdir mktemp mv od readlink realpath
-rm sed sleep stat tail tar timeout touch tr true sync""".split()
+TOOLS = """bash sh cat chmod cmp cp date dirname env find grep head id install ln ls mkdir mktemp mv od readlink
+realpath rm sed sleep stat tail tar timeout touch tr true sync""".split()
 
 RECORD = 'echo "${0##*/} $*" >>/fake/asked\n'
 
@@ -82,13 +82,22 @@ OTHER_ARCH = {"amd64": "arm64", "arm64": "amd64"}[ARCH]
 def compile_program(file):
     source = file.with_suffix(".c")
     source.write_text(PROGRAM)
-    subprocess.run(["cc", "-static", "-O1", "-o", file, source], check=True, capture_output=True)
+    subprocess.run(["cc", "-static", "-s", "-O1", "-o", file, source], check=True, capture_output=True)
     return file
 
 
 def make_root(directory):
-    for name in ("usr/bin", "usr/lib/systemd/system", "usr/local/bin", "etc", "tmp", "dev", "fake",
-                 "run/systemd/system", "var/lib/dpkg/info"):  # fmt: skip
+    for name in (
+        "usr/bin",
+        "usr/lib/systemd/system",
+        "usr/local/bin",
+        "etc",
+        "tmp",
+        "dev",
+        "fake",
+        "run/systemd/system",
+        "var/lib/dpkg/info",
+    ):
         (directory / name).mkdir(parents=True)
     (directory / "bin").symlink_to("usr/bin")
     os.chmod(directory, 0o755)
@@ -149,6 +158,11 @@ class Host:
     def knows(self, fact):
         return (self.directory / "fake" / fact).exists()
 
+    def stand_in(self, tool, body):
+        program = self.directory / "usr/local/bin" / tool
+        program.write_text(f"#!/bin/sh\n{body}")
+        program.chmod(0o755)
+
     def without(self, tool):
         (self.directory / "usr/local/bin" / tool).unlink()
 
@@ -169,9 +183,12 @@ class Host:
         """On the host itself, without ssh."""
         return subprocess.run(
             [CHROOT, f"--userspec={user}:{user}", self.directory, *command],
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}, capture_output=True, text=True, check=False,
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=30,
-        )  # fmt: skip
+        )
 
     # The way in
 
@@ -199,15 +216,26 @@ class Host:
         pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         with (self.keys / "log").open("w") as log:
             self.sshd = subprocess.Popen(
-                [shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin"), "-D", "-e", "-f",
-                 self.keys / "sshd_config"], stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [
+                    shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin"),
+                    "-D",
+                    "-e",
+                    "-f",
+                    self.keys / "sshd_config",
+                ],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
         until(lambda: "Server listening" in self.log() or self.sshd.poll() is not None)
         assert self.sshd.poll() is None, self.log()
         options = {
-            "Port": port, "IdentityFile": self.keys / "user", "IdentitiesOnly": "yes", "BatchMode": "yes",
-            "UserKnownHostsFile": self.keys / "known", "StrictHostKeyChecking": "yes",
-        }  # fmt: skip
+            "Port": port,
+            "IdentityFile": self.keys / "user",
+            "IdentitiesOnly": "yes",
+            "BatchMode": "yes",
+            "UserKnownHostsFile": self.keys / "known",
+            "StrictHostKeyChecking": "yes",
+        }
         words = ["root@127.0.0.1"]
         for name, value in options.items():
             words += ["--ssh-option", f"{name}={value}"]
@@ -234,6 +262,12 @@ class Host:
             found += new
             parents = set(new)
         return [int(pid) for pid in reversed(found)]
+
+    def processes(self, words):
+        """Those on the host with these words in their command."""
+        told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        found = [int(line.split()[0]) for line in told.splitlines() if words in line]
+        return [pid for pid in found if os.path.realpath(f"/proc/{pid}/root") == str(self.directory)]
 
     def lose(self, number):
         """The host goes away: no new connections, and the one there is gets SIGKILL (cut off) or SIGSTOP (silence)."""

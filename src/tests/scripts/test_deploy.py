@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pty
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,9 @@ def package(tmp_path, host, native):
         )
         (tree / "padding").write_bytes(os.urandom(padding))
         file = tmp_path / f"streamward_0.1.0_{arch}.deb"
-        subprocess.run(["dpkg-deb", "-Znone", "--build", "--root-owner-group", tree, file], check=True, capture_output=True)
+        subprocess.run(
+            ["dpkg-deb", "-Znone", "--build", "--root-owner-group", tree, file], check=True, capture_output=True
+        )
         return file
 
     return make
@@ -42,7 +45,7 @@ def test_a_package_is_installed_and_serves(deploy, host, package):
     done = deploy("--deb", package(hosts.ARCH))
     assert done.code == 0, done
     assert host.acted() == [
-        "dpkg --force-confold --install ./streamward_0.1.0_%s.deb" % hosts.ARCH,
+        f"dpkg --force-confold --install ./streamward_0.1.0_{hosts.ARCH}.deb",
         "systemctl restart streamward.service",
         "systemctl start streamward.service",
     ]
@@ -66,6 +69,20 @@ def test_a_host_without_dpkg_gets_the_program(deploy, host, native):
     ]
     assert host.connections() == 1
     assert host.left_in_tmp() == []
+
+
+def test_it_builds_for_the_host_it_found(deploy, host, native, builder, tmp_path):
+    host.without("dpkg")
+    done = deploy(**builder(native))
+    assert done.code == 0, done
+    assert f"--target {hosts.MACHINE}-unknown-linux-musl" in (tmp_path / "asked").read_text()
+    assert (host.directory / "usr/bin/streamward").read_bytes() == native.read_bytes()
+
+
+def test_a_build_that_fails_leaves_the_host_alone(deploy, host, builder, tmp_path):
+    done = deploy(**builder(tmp_path / "nothing"))
+    assert_untouched(host, done)
+    assert "the build failed" in done.err
 
 
 def test_what_an_earlier_build_left_is_taken_as_the_host_needs_it(deploy, host, native, package, tmp_path):
@@ -152,6 +169,50 @@ def test_a_host_that_cannot_be_reached_is_told(script, native):
     assert "there is no ssh connection to 127.0.0.1" in done.err
 
 
+# As another user than root
+
+
+SILENT = '[ "$1" != -n ] || shift\nexec "$@"\n'
+ASKING = '[ "$1" != -n ] || exit 1\necho "password for pi:"\nread -r word\n[ "$word" = secret ] || exit 1\nexec "$@"\n'
+
+
+def test_whoever_is_not_root_becomes_it_with_sudo(deploy, host, package):
+    host.stand_in("id", "echo 1000\n")
+    host.stand_in("sudo", f'echo "sudo $*" >>/fake/asked\n{SILENT}')
+    done = deploy("--deb", package(hosts.ARCH))
+    assert done.code == 0, done
+    assert any(line.startswith("sudo -n sh /tmp/streamward.") for line in host.asked("sudo"))
+    assert host.left_in_tmp() == []
+
+
+def test_without_sudo_or_without_a_terminal_for_its_question_nothing_is_copied(deploy, host, package):
+    host.stand_in("id", "echo 1000\n")
+    file = package(hosts.ARCH)
+    done = deploy("--deb", file)
+    assert_untouched(host, done)
+    assert "has no sudo" in done.err
+    host.stand_in("sudo", ASKING)
+    done = deploy("--deb", file)
+    assert done.code == 2
+    assert "asks for a password" in done.err
+    assert "tar " not in host.commands()
+
+
+@pytest.mark.parametrize(("word", "code"), [("secret", 0), ("wrong", 2)])
+def test_sudo_asks_its_question_at_the_terminal(deploy, host, package, word, code):
+    host.stand_in("id", "echo 1000\n")
+    host.stand_in("sudo", ASKING)
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{word}\n".encode())
+    done = deploy("--deb", package(hosts.ARCH), terminal=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert done.code == code, done
+    assert "password for pi:" in done.out
+    assert bool(host.asked("dpkg")[1:]) == (code == 0)
+    assert host.left_in_tmp() == []
+
+
 # It does not serve
 
 
@@ -191,12 +252,11 @@ def in_background(action):
 
 def slow_tar(host):
     """The host's tar takes a kilobyte and then nothing until it is told to go on."""
-    tar = host.directory / "usr/local/bin/tar"
-    tar.write_text(
-        "#!/bin/sh\nhead -c 1024 >/dev/null; touch /fake/held\n"
-        'while [ -e /fake/hold ]; do sleep 0.02; done; exec /usr/bin/tar "$@"\n'
+    host.stand_in(
+        "tar",
+        "head -c 1024 >/dev/null; touch /fake/held\n"
+        'while [ -e /fake/hold ]; do sleep 0.02; done; exec /usr/bin/tar "$@"\n',
     )
-    tar.chmod(0o755)
     host.tell(hold="")
 
 
@@ -218,8 +278,14 @@ def test_a_host_lost_while_files_are_copied_is_as_it_was(deploy, host, package):
 def test_a_host_that_falls_silent_is_given_up(deploy, host, package):
     slow_tar(host)
     file = package(hosts.ARCH, padding=16_000_000)
-    quick = ("--ssh-option", "ServerAliveInterval=1", "--ssh-option", "ServerAliveCountMax=1",
-             "--ssh-option", "ConnectTimeout=1")  # fmt: skip
+    quick = (
+        "--ssh-option",
+        "ServerAliveInterval=1",
+        "--ssh-option",
+        "ServerAliveCountMax=1",
+        "--ssh-option",
+        "ConnectTimeout=1",
+    )
     result = in_background(lambda: deploy("--deb", file, *quick))
     hosts.until(lambda: host.knows("held"))
     host.lose(signal.SIGSTOP)
@@ -234,7 +300,12 @@ def test_an_installation_goes_on_when_the_connection_is_lost(deploy, host, packa
     file = package(hosts.ARCH)
     result = in_background(lambda: deploy("--deb", file))
     hosts.until(lambda: host.knows("held"))
+    # What a terminal sends to all in it when its line is lost.
+    installing = host.processes("/finish ")
+    assert installing
     host.lose(signal.SIGKILL)
+    for pid in installing:
+        os.kill(pid, signal.SIGHUP)
     done = result()
     assert done.code == 1
     assert "was lost while it installed" in done.err

@@ -91,7 +91,10 @@ def test_remove_leaves_the_configuration_and_purge_does_not(script, root, progra
 
 def test_a_program_for_another_architecture_is_refused(script, root, tmp_path):
     old = files_in(root)
-    for machine, why in ((cards.AMD64, "is for amd64, and this system is arm64"), (cards.ARM, "is no program for 64-bit")):
+    for machine, why in (
+        (cards.AMD64, "is for amd64, and this system is arm64"),
+        (cards.ARM, "is no program for 64-bit"),
+    ):
         other = tmp_path / "other"
         other.write_bytes(cards.elf(machine))
         done = script("install", "--root", root, "--binary", other)
@@ -123,6 +126,15 @@ def test_what_the_package_manager_owns_is_left_to_it(script, root, program):
     assert (root / "usr/bin/streamward").read_text() == "the package's"
 
 
+def test_a_unit_put_there_by_hand_is_told_and_left(script, root, program):
+    own = root / "etc/systemd/system/streamward.service"
+    own.write_text("[Service]\n")
+    done = script("install", "--root", root, "--binary", program)
+    assert done.code == 0
+    assert f"{own} hides the unit installed now" in done.err
+    assert own.read_text() == "[Service]\n"
+
+
 def test_a_package_that_was_removed_does_not_own_anything(script, root, program):
     (root / "var/lib/dpkg/info/streamward.list").write_text("/etc/streamward/streamward.toml\n")
     assert script("install", "--root", root, "--binary", program).code == 0
@@ -137,7 +149,8 @@ def installer(host, native):
     copy = host.directory / "copy"
     shutil.copytree(SOURCE / "systemd", copy / "systemd")
     (copy / "scripts").mkdir()
-    shutil.copy(SOURCE / "scripts/install", copy / "scripts")
+    for name in ("install", "common"):
+        shutil.copy(SOURCE / "scripts" / name, copy / "scripts")
     shutil.copy(native, host.directory / "copy/streamward")
 
     def run(*arguments, **options):

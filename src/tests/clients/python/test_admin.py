@@ -92,7 +92,6 @@ def test_overlong_note_is_refused(hub):
     assert stream.until_ended().text == "x" * 512
 
 
-@pytest.mark.smoke
 def test_lists_say_who_holds_what(hub):
     alice, bob = hub.session("alice", "laptop"), hub.session("bob")
     alice.live("room/a", "user/alice")

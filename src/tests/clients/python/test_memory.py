@@ -11,6 +11,7 @@ from hubkit import PATIENCE, SMALL_WINDOW, Ending, admin, eventually, session
 MIB = 1024 * 1024
 
 
+@pytest.mark.native
 def test_login_is_refused_while_memory_is_short_and_taken_when_it_is_back(start):
     # ELEVATED from 10 MiB on; an empty server holds five to eight, each client some thirty KiB.
     hub = start(
@@ -64,7 +65,6 @@ def test_login_is_refused_while_memory_is_short_and_taken_when_it_is_back(start)
     hub.session("latecomer").live("room/a")
 
 
-@pytest.mark.smoke
 def test_status_adds_up(hub):
     for n in range(3):
         hub.session(f"user{n}").live("room/a")

@@ -83,7 +83,6 @@ def test_inbox_takes_from_anyone_and_gives_only_to_its_owner(hub):
 # Round trips
 
 
-@pytest.mark.smoke
 def test_unary_publish_reaches_subscribe_and_connect_alike(hub):
     alice, bob = hub.session("alice"), hub.session("bob")
     follows, connects = bob.live("room/a"), bob.connect()
@@ -99,7 +98,6 @@ def test_unary_publish_reaches_subscribe_and_connect_alike(hub):
         assert abs(event.published_at.ToSeconds() - time.time()) < 10
 
 
-@pytest.mark.smoke
 def test_receipts_come_in_order_and_name_the_positions_of_the_events(hub):
     alice, bob = hub.session("alice"), hub.session("bob")
     follower, stream = bob.live("room/a"), alice.connect()
@@ -279,7 +277,6 @@ def test_resume_from_the_newest_position_waits_for_the_next_event(hub):
     assert [e.sequence for e in stream.until_events(1)] == [sent]
 
 
-@pytest.mark.smoke
 def test_all_retained_gives_the_tail_then_what_follows(hub):
     alice = hub.session("alice")
     sent = [alice.publish("room/a", b"%d" % n).sequence for n in range(10)]

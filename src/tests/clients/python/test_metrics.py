@@ -38,7 +38,6 @@ def scrape(hub, accept):
     return kind, families, samples
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("accept, kind", [(PROMETHEUS, OPENMETRICS), ("", TEXT), ("text/plain", TEXT)])
 def test_page_parses_and_agrees_with_the_status(hub, accept, kind):
     alice = hub.session("alice")

@@ -18,7 +18,6 @@ from hubkit import SMALL_WINDOW, admin, eventually, message, reason, reason_name
 # (a) log in, exchange, log out
 
 
-@pytest.mark.smoke
 def test_logout_ends_every_stream_of_the_session_and_closes_its_channel(hub):
     before = hub.held()
     channel = hub.channel()
@@ -406,7 +405,6 @@ def test_in_band_heartbeat_is_answered_and_renews_the_lease(start):
 # Takeover
 
 
-@pytest.mark.smoke
 def test_same_client_name_takes_the_session_over(hub):
     first = hub.session("alice", "laptop")
     assert not first.login.HasField("previous_end")
@@ -447,7 +445,6 @@ def test_previous_end_tells_of_a_proper_logout_too(hub):
 # (f) SIGTERM
 
 
-@pytest.mark.smoke
 def test_sigterm_tells_every_client_ends_every_stream_with_its_slot_and_exits_clean(hub):
     sender = hub.session("sender")
     sessions = [hub.session(f"user{n}") for n in range(20)]
