@@ -1,11 +1,11 @@
 """Makes a Debian root file system for a test machine: packages unpacked, not configured, then fixed up by hand.
 
-Nothing of the other architecture runs for it, so it takes a minute where a configured one takes many. As an ordinary
-user run it under fakeroot.
+Nothing of the other architecture runs for it, so it takes a minute where a configured one takes many. To be run as root,
+for the owners of the files.
 
     rootfs.py --arch arm64|amd64 --out DIRECTORY
 
-leaves DIRECTORY/root (a tree), root.ext4 (the same as an image without a partition table) and, for arm64, kernel/.
+leaves DIRECTORY/root.ext4 (an image without a partition table) and, for arm64, kernel/.
 """
 
 import argparse
@@ -233,6 +233,7 @@ def main():
     slim(root)
     configure(root)
     pack(root, out / "root.ext4")
+    shutil.rmtree(root)
     write(out / "complete", "")
 
 
