@@ -103,43 +103,55 @@ def rebooted(rules, machine):
         crowd.crowd(target(machine), 1, 3, 8, lambda _: None)
 
 
-def package(rules, options):
-    """The life of the package on one machine."""
+def package(rules, machine):
+    """The life of the package on one machine, up to a reboot."""
+    rules.section("power on, 512 MB")
+    rules.figure("power on to a shell, virt board", f"{machine.start():.0f} s")
+    unit.install(rules, machine)
+    unit.static(rules, machine)
+    unit.process(rules, machine)
+    unit.admin(rules, machine)
+    unit.figures(rules, machine, "under emulation")
+    configure(machine)
+    reachable(rules, machine)
+    rules.section("under load")
+    restarted(rules, machine)
+    crowded(rules, machine, "with the kernel's memory cgroup", memory_cgroup=True)
+    rules.section("ends and beginnings")
+    unit.stopped(rules, machine)
+    unit.activated(rules, machine)
+    unit.killed(rules, machine)
+    unit.frozen(rules, machine)
+    unit.upgraded(rules, machine)
+    rebooted(rules, machine)
+
+
+def without_memory_cgroup(rules, machine):
+    """The same disk, started as Raspberry Pi OS starts; at last the package is removed."""
+    rules.section("power on with cgroup_disable=memory, as Raspberry Pi OS boots")
+    machine.start()
+    reachable(rules, machine, "without the memory cgroup it serves by itself")
+    unit.process(rules, machine, memory_cgroup=False)
+    with rules.rule("doctor says that the memory cgroup is off, and how to turn it on"):
+        found = next(check for check in unit.doctor(machine)["checks"] if check["id"] == "memory_cgroup")
+        expect(found["verdict"] == "warn" and "cgroup_enable=memory" in found["advice"], str(found))
+    crowded(rules, machine, "with cgroup_disable=memory", memory_cgroup=False)
+    unit.removed(rules, machine)
+
+
+def packaged(rules, options):
     disk = options.work / "virt.ext4"
     guest.sparse_copy(options.root / "root.ext4", disk)
-    guest.inject(disk, unit.FILES | {unit.DEB: (options.deb, "644")})
-    machine = guest.Qemu(options.work, "virt", options.root / "kernel", disk)
+    guest.inject(disk, {unit.DEB: (options.deb, "644")})
+    kernel = options.root / "kernel"
+    machine = guest.Qemu(options.work, "virt", kernel, disk)
     try:
-        rules.section("power on, 512 MB")
-        rules.figure("power on to a shell, virt board", f"{machine.start():.0f} s")
-        unit.install(rules, machine)
-        unit.static(rules, machine)
-        unit.process(rules, machine)
-        unit.admin(rules, machine)
-        unit.figures(rules, machine, "under emulation")
-        configure(machine)
-        reachable(rules, machine)
-        rules.section("under load")
-        restarted(rules, machine)
-        crowded(rules, machine, "with the kernel's memory cgroup", memory_cgroup=True)
-        rules.section("ends and beginnings")
-        unit.stopped(rules, machine)
-        unit.activated(rules, machine)
-        unit.killed(rules, machine)
-        unit.frozen(rules, machine)
-        unit.upgraded(rules, machine)
-        rebooted(rules, machine)
+        with rules.tried("the package"):
+            package(rules, machine)
         machine.power_off()
-        rules.section("power on with cgroup_disable=memory, as Raspberry Pi OS boots")
-        machine = guest.Qemu(options.work, "virt-nomemcg", options.root / "kernel", disk, append="cgroup_disable=memory")
-        machine.start()
-        reachable(rules, machine, "without the memory cgroup it serves by itself")
-        unit.process(rules, machine, memory_cgroup=False)
-        crowded(rules, machine, "with cgroup_disable=memory", memory_cgroup=False)
-        unit.removed(rules, machine)
-    except guest.Lost as lost:
-        with rules.rule("the machine answers"):
-            raise lost
+        machine = guest.Qemu(options.work, "virt-no-memory-cgroup", kernel, disk, append="cgroup_disable=memory")
+        with rules.tried("the package without the memory cgroup"):
+            without_memory_cgroup(rules, machine)
     finally:
         machine.kill()
 
@@ -158,14 +170,12 @@ def flashed(rules, options):
     machine = guest.Qemu(options.work, "raspi3b", options.root / "kernel", image, board="raspi3b", memory="1024",
                          append=card.cmdline(image))  # fmt: skip
     try:
-        rules.figure("power on to a shell, raspi3b board", f"{machine.start():.0f} s")
-        reachable(rules, machine, "the flashed card boots, and a client on the host is served")
-        unit.process(rules, machine)
-        with rules.rule("the flashed card's kernel has its memory cgroup on"):
-            expect("cgroup_enable=memory" in machine.run("cat /proc/cmdline"), "it is not on the line")
-    except guest.Lost as lost:
-        with rules.rule("the machine of the flashed card answers"):
-            raise lost
+        with rules.tried("the flashed card"):
+            rules.figure("power on to a shell, raspi3b board", f"{machine.start():.0f} s")
+            reachable(rules, machine, "the flashed card boots, and a client on the host is served")
+            unit.process(rules, machine)
+            with rules.rule("the flashed card's kernel has its memory cgroup on"):
+                expect("cgroup_enable=memory" in machine.run("cat /proc/cmdline"), "it is not on the line")
     finally:
         machine.kill()
 
@@ -182,10 +192,10 @@ def main():
     guest.end_with_the_test()
     rules = Rules()
     if options.only != "card":
-        package(rules, options)
+        packaged(rules, options)
     if options.only != "package":
         flashed(rules, options)
-    raise SystemExit(rules.close())
+    raise SystemExit(rules.close(options.work))
 
 
 if __name__ == "__main__":

@@ -201,6 +201,8 @@ def configure(root):
         link(units / unit, "/dev/null")
     write(root / "usr/local/sbin/machine-control", CONTROL, 0o755)
     write(root / "usr/local/sbin/machine-network", NETWORK, 0o755)
+    # Too long for the line into the machine.
+    write(root / "usr/local/share/probe.pl", Path(__file__).with_name("probe.pl").read_text())
     write(units / "machine-control.service", CONTROL_UNIT)
     write(units / "machine-network.service", NETWORK_UNIT)
     link(units / "sysinit.target.wants/machine-control.service", "../machine-control.service")

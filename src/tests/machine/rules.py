@@ -26,17 +26,28 @@ class Rules:
             self.passed += 1
             self._say(f"ok: {name}, {time.monotonic() - began:.1f} s")
 
+    @contextlib.contextmanager
+    def tried(self, name):
+        """A row of rules; what goes wrong between them ends the row and counts as one that failed."""
+        try:
+            yield
+        except Exception as seen:
+            with self.rule(f"all rules of {name} can be tried"):
+                raise seen
+
     def figure(self, name, value):
         self.figures.append(f"{name}: {value}")
 
     def section(self, name):
         self._say(f"-- {name} (at {time.monotonic() - self.began:.0f} s)")
 
-    def close(self):
-        """Prints the figures and the closing line; returns the exit code."""
+    def close(self, consoles):
+        """Prints the figures and the closing line; returns the exit code. `consoles` is where the logs are."""
         for figure in self.figures:
             self._say(f"figure: {figure}")
         self._say(f"-- all of it took {time.monotonic() - self.began:.0f} s")
+        if self.failed:
+            self._say(f"-- what the machines printed: {consoles}/*.log")
         self._say(f"{self.passed} passed, {self.failed} failed of the machine")
         return 0 if self.failed == 0 and self.passed > 0 else 1
 
