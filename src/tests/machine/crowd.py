@@ -1,5 +1,5 @@
-"""Clients on the host: followers that come back by themselves and remember all they were told, publishers that go on, and
-a crowd that only listens."""
+"""Clients on the host: followers that come back by themselves and remember all they were told, publishers that go on,
+and a crowd that only listens."""
 
 import sys
 import threading
@@ -17,7 +17,11 @@ from rules import expect
 
 # Under emulation a login takes a good part of a second, and a hundred of them wait for each other.
 hubkit.PATIENCE = 60.0
-RECONNECT = [*hubkit.OWN_CONNECTION, ("grpc.max_reconnect_backoff_ms", 2000), ("grpc.initial_reconnect_backoff_ms", 500)]
+RECONNECT = [
+    *hubkit.OWN_CONNECTION,
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+]
 
 
 def wait_for(what, check, timeout):
@@ -118,8 +122,12 @@ class Load:
     def until_back(self):
         """Until everybody follows and publishes in an epoch that is not the first."""
         first = self.followers[0].starts[0].position.epoch
-        wait_for("all followers are back", lambda: all(f.starts[-1].position.epoch != first for f in self.followers), 120)
-        wait_for("all publish again", lambda: all(sum(e != first for e, _ in p.acked) > 20 for p in self.publishers), 120)
+        wait_for(
+            "all followers are back", lambda: all(f.starts[-1].position.epoch != first for f in self.followers), 120
+        )
+        wait_for(
+            "all publish again", lambda: all(sum(e != first for e, _ in p.acked) > 20 for p in self.publishers), 120
+        )
 
     def close(self):
         """Ends the publishing, lets the followers hear the rest, and returns (first epoch, what was acknowledged)."""
@@ -128,10 +136,8 @@ class Load:
         for publisher in self.publishers:
             publisher.join(60)
         acked = [one for publisher in self.publishers for one in publisher.acked]
-        last = max(acked[-1] for acked in [sorted(acked, key=lambda one: one[1])]) if acked else None
         first = self.followers[0].starts[0].position.epoch
-        later = [sequence for epoch, sequence in acked if epoch != first]
-        want = max(later) if later else last[1]
+        want = max(sequence for epoch, sequence in acked if epoch != first)
         wait_for("the followers hear the rest", lambda: all(f.after.sequence >= want for f in self.followers), 60)
         for follower in self.followers:
             follower.leave()
@@ -151,16 +157,20 @@ class Load:
                 by_epoch[epoch] = sequence
             missing = acked - heard
             lost = [one for one in missing if one[0] == first]
-            expect(not lost, f"{follower.user} did not get {len(lost)} acknowledged before the stop: {sorted(lost)[:5]}")
+            expect(
+                not lost, f"{follower.user} did not get {len(lost)} acknowledged before the stop: {sorted(lost)[:5]}"
+            )
             untold = [one for one in missing if not follower.told(*one)]
             expect(not untold, f"{follower.user} misses {len(untold)} without a word: {sorted(untold)[:5]}")
-            expect(not follower.starts[-1].recovered, f"{follower.user} was told that nothing is missing over a new epoch")
+            expect(
+                not follower.starts[-1].recovered, f"{follower.user} was told that nothing is missing over a new epoch"
+            )
             expect(any(e != first for e, _, _ in follower.gaps), f"{follower.user} was told of no gap")
 
 
 def crowd(target, count, events, event_bytes, sample):
-    """`count` clients log in and follow one topic, all at once; each must get every event. `sample` is called on the way.
-    Returns the seconds until all were in, and until all had everything."""
+    """`count` clients log in and follow one topic, all at once; each must get every event. `sample` is called on the
+    way. Returns the seconds until all were in, and until all had everything."""
     began = time.monotonic()
     channels = []
 
@@ -183,7 +193,8 @@ def crowd(target, count, events, event_bytes, sample):
         had = time.monotonic() - began - entered
         sample("everything delivered")
         for _, stream in clients:
-            expect([int.from_bytes(e.payload[:4], "big") for e in stream.events()] == list(range(events)), "not all, or not in order")
+            had_of_it = [int.from_bytes(event.payload[:4], "big") for event in stream.events()]
+            expect(had_of_it == list(range(events)), "not all, or not in order")
             expect(stream.ending is None, f"one ended: {stream.ending}")
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda client: client[0].logout(), clients))

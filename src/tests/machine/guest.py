@@ -1,4 +1,4 @@
-"""A machine under test: started, spoken to over one line, ended. The host sends a script and gets its output and code."""
+"""A machine under test: started, spoken to over one line, ended. A script goes in, its output and code come back."""
 
 import base64
 import os
@@ -46,7 +46,9 @@ def inject(image, files, offset=0):
         commands += [f"sif {inside} mode 0100{mode}", f"sif {inside} uid 0", f"sif {inside} gid 0"]
     where = f"{image}?offset={offset}" if offset else str(image)
     script = "\n".join(commands) + "\n"
-    subprocess.run(["debugfs", "-w", "-f", "/dev/stdin", where], input=script, capture_output=True, text=True, check=True)
+    subprocess.run(
+        ["debugfs", "-w", "-f", "/dev/stdin", where], input=script, capture_output=True, text=True, check=True
+    )
     for inside, (local, _) in files.items():
         seen = subprocess.run(["debugfs", "-R", f"cat {inside}", where], capture_output=True, check=True).stdout
         if seen != Path(local).read_bytes():
@@ -102,8 +104,8 @@ class Machine:
             left = end - time.monotonic()
             if left <= 0:
                 raise Lost(f"{self.name} gave no answer in {seconds} s to: {script}; its console: {self.log}")
-            self._received = self._received[-(1 << 22):] + self._receive(left)
-        self._received = self._received[found.end():]
+            self._received = self._received[-(1 << 22) :] + self._receive(left)
+        self._received = self._received[found.end() :]
         return int(found[1]), base64.b64decode(found[2]).decode(errors="replace").strip()
 
     def run(self, script, timeout=None):
@@ -168,31 +170,68 @@ class Qemu(Machine):
         line.unlink(missing_ok=True)
         forward = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-10.0.2.15:50051"
         command = [
-            "qemu-system-aarch64", "-M", self.board, "-m", self.memory, "-accel", "tcg,thread=multi",
-            "-kernel", self.kernel / "vmlinuz", "-initrd", self.kernel / "initrd.gz",
-            "-display", "none", "-monitor", "none", "-no-reboot", "-serial", f"file:{self.log}", "-netdev", forward,
-            "-chardev", f"socket,id=control,path={line},server=on,wait=off",
-        ]  # fmt: skip
+            "qemu-system-aarch64",
+            "-M",
+            self.board,
+            "-m",
+            self.memory,
+            "-accel",
+            "tcg,thread=multi",
+            "-kernel",
+            self.kernel / "vmlinuz",
+            "-initrd",
+            self.kernel / "initrd.gz",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-no-reboot",
+            "-serial",
+            f"file:{self.log}",
+            "-netdev",
+            forward,
+            "-chardev",
+            f"socket,id=control,path={line},server=on,wait=off",
+        ]
         if self.board == "virt":
             command += [
-                "-cpu", "cortex-a53", "-smp", "2",
-                "-drive", f"file={self.disk},if=none,id=disk,format=raw,cache=unsafe",
-                "-device", "virtio-blk-device,drive=disk", "-device", "virtio-net-device,netdev=net",
-                "-device", "virtio-serial-device", "-device", "virtserialport,chardev=control,name=control",
-            ]  # fmt: skip
+                "-cpu",
+                "cortex-a53",
+                "-smp",
+                "2",
+                "-drive",
+                f"file={self.disk},if=none,id=disk,format=raw,cache=unsafe",
+                "-device",
+                "virtio-blk-device,drive=disk",
+                "-device",
+                "virtio-net-device,netdev=net",
+                "-device",
+                "virtio-serial-device",
+                "-device",
+                "virtserialport,chardev=control,name=control",
+            ]
             system = "root=/dev/vda rw console=ttyAMA0 machine.control=/dev/vport0p1"
         else:
             command += [
-                "-dtb", self.kernel / "bcm2837-rpi-3-b.dtb", "-drive", f"file={self.disk},if=sd,format=raw,cache=unsafe",
-                "-device", "usb-net,netdev=net", "-serial", "chardev:control",
-            ]  # fmt: skip
+                "-dtb",
+                self.kernel / "bcm2837-rpi-3-b.dtb",
+                "-drive",
+                f"file={self.disk},if=sd,format=raw,cache=unsafe",
+                "-device",
+                "usb-net,netdev=net",
+                "-serial",
+                "chardev:control",
+            ]
             system = "rw machine.control=/dev/ttyS1"  # the rest is on the card
         command += ["-append", f"{system} {self.append}"]
         errors = open(self.directory / f"{self.name}.qemu", "wb")
         self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
             start_new_session=True,
-        )  # fmt: skip
+        )
         end = time.monotonic() + 20
         while True:
             try:
@@ -234,15 +273,29 @@ class Uml(Machine):
         to_read, to_write = os.pipe(), os.pipe()  # the machine reads one and writes the other
         kernel = shutil.which("linux.uml") or shutil.which("linux")
         command = [
-            kernel, f"mem={self.memory}", f"ubd0={self.disk}", "root=/dev/ubda", "rw", "con=null", "con0=null,fd:1",
-            f"ssl0=fd:{to_read[0]},fd:{to_write[1]}", "machine.control=/dev/ttyS0", "machine.network=none",
-            f"umid={self.name}-{os.getpid()}", f"uml_dir={self.directory}/", *self.append.split(),
-        ]  # fmt: skip
+            kernel,
+            f"mem={self.memory}",
+            f"ubd0={self.disk}",
+            "root=/dev/ubda",
+            "rw",
+            "con=null",
+            "con0=null,fd:1",
+            f"ssl0=fd:{to_read[0]},fd:{to_write[1]}",
+            "machine.control=/dev/ttyS0",
+            "machine.network=none",
+            f"umid={self.name}-{os.getpid()}",
+            f"uml_dir={self.directory}/",
+            *self.append.split(),
+        ]
         console = open(self.log, "wb")
         self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-            pass_fds=(to_read[0], to_write[1]), start_new_session=True,
-        )  # fmt: skip
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            pass_fds=(to_read[0], to_write[1]),
+            start_new_session=True,
+        )
         os.close(to_read[0])
         os.close(to_write[1])
         self.output, self.input = to_read[1], to_write[0]

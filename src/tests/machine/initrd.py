@@ -1,5 +1,5 @@
-"""The kernel of the arm64 machine and what it must load before it finds its root: an initial RAM file system of a static
-busybox and the few modules of two boards, in the order they need each other."""
+"""The kernel of the arm64 machine and what it must load before it finds its root: an initial RAM file system of a
+static busybox and the few modules of two boards, in the order they need each other."""
 
 import gzip
 import shutil
@@ -52,9 +52,9 @@ def ordered(names, modules):
     return list(found)
 
 
-def entry(name, mode, content=b"", inode=[0]):
-    inode[0] += 1
-    fields = (inode[0], mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+def entry(name, mode, content=b""):
+    """One file of a cpio archive. They need no numbers of their own: none has a second name."""
+    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
     return head + b"\0" * (-len(head) % 4) + content + b"\0" * (-len(content) % 4)
 
@@ -66,8 +66,9 @@ def collect(root, out):
     release = kernel.name.removeprefix("vmlinuz-")
     shutil.copy(kernel, out / "vmlinuz")
     shutil.copy(next(root.glob(f"usr/lib/linux-image-{release}/broadcom/{BOARD}")), out / BOARD)
-    modules = {path.name.split(".ko")[0].replace("-", "_"): path
-               for path in (root / "usr/lib/modules" / release).rglob("*.ko")}  # fmt: skip
+    modules = {
+        path.name.split(".ko")[0].replace("-", "_"): path for path in (root / "usr/lib/modules" / release).rglob("*.ko")
+    }
     chosen = ordered(VIRT + RASPI, modules)
     if not any(path.stem == "virtio_blk" for path in chosen):
         raise SystemExit(f"the kernel {release} has no virtio_blk.ko: its modules are named or packed otherwise")

@@ -79,8 +79,11 @@ def crowded(rules, machine, words, memory_cgroup):
 
         entered, had = crowd.crowd(target(machine), CLIENTS, events=40, event_bytes=4096, sample=sample)
         peak = int(unit.process_status(machine, pid)["VmHWM"].split()[0]) * 1024
-        rules.figure(f"{CLIENTS} clients {words}", f"in after {entered:.0f} s, 40 x 4 KiB to each in {had:.0f} s, "
-                     f"peak RSS {peak / 1e6:.1f} MB, budget {budget / 1e6:.1f} MB")  # fmt: skip
+        rules.figure(
+            f"{CLIENTS} clients {words}",
+            f"in after {entered:.0f} s, 40 x 4 KiB to each in {had:.0f} s, "
+            f"peak RSS {peak / 1e6:.1f} MB, budget {budget / 1e6:.1f} MB",
+        )
         expect(levels[0][1] == CLIENTS, f"{levels}")
         expect(peak < budget and all(used < budget for *_, used in levels), f"peak {peak}, budget {budget}, {levels}")
         expect(all(level == "NORMAL" for _, _, level, _ in levels), str(levels))
@@ -154,6 +157,7 @@ def packaged(rules, options):
             without_memory_cgroup(rules, machine)
     finally:
         machine.kill()
+        disk.unlink()
 
 
 def flashed(rules, options):
@@ -164,11 +168,26 @@ def flashed(rules, options):
     configuration.write_text(configured((ROOT / "systemd/streamward.toml").read_text()))
     card.make(options.root / "root.ext4", image)
     with rules.rule("scripts/flash puts the hub into an image that has none"):
-        command = [ROOT / "scripts/flash", "--binary", options.binary, "--config", configuration, "--memory-cgroup", image]
+        command = [
+            ROOT / "scripts/flash",
+            "--binary",
+            options.binary,
+            "--config",
+            configuration,
+            "--memory-cgroup",
+            image,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         expect(done.returncode == 0 and "done: " in done.stdout, done.stdout + done.stderr)
-    machine = guest.Qemu(options.work, "raspi3b", options.root / "kernel", image, board="raspi3b", memory="1024",
-                         append=card.cmdline(image))  # fmt: skip
+    machine = guest.Qemu(
+        options.work,
+        "raspi3b",
+        options.root / "kernel",
+        image,
+        board="raspi3b",
+        memory="1024",
+        append=card.cmdline(image),
+    )
     try:
         with rules.tried("the flashed card"):
             rules.figure("power on to a shell, raspi3b board", f"{machine.start():.0f} s")
@@ -178,6 +197,7 @@ def flashed(rules, options):
                 expect("cgroup_enable=memory" in machine.run("cat /proc/cmdline"), "it is not on the line")
     finally:
         machine.kill()
+        image.unlink()
 
 
 def main():

@@ -27,7 +27,7 @@ my @tries = (
     [refused => 'a packet socket', sub { opens_socket(17, SOCK_RAW, 768) }],
     [refused => 'a netlink socket', sub { opens_socket(16, SOCK_RAW, 0) }],
     [refused => 'memory both writable and executable', sub { call([9, 222], 0, 4096, 7, 0x22, -1, 0) }],
-    [refused => 'a mount', sub { my ($none, $at, $type) = ('none', '/tmp', 'tmpfs'); call([165, 40], $none, $at, $type, 0, 0) }],
+    [refused => 'a mount', sub { call([165, 40], my $none = 'none', my $at = '/tmp', my $type = 'tmpfs', 0, 0) }],
     [refused => 'a name space', sub { call([272, 97], 0x10000000) }],
     [refused => 'a device node', sub { my $at = '/tmp/null'; call([259, 33], -100, $at, 020666, 0x103) }],
     [refused => 'the kernel log', sub { my $log = "\0" x 4096; call([103, 116], 3, $log, 4096) }],

@@ -1,7 +1,7 @@
 """Makes a Debian root file system for a test machine: packages unpacked, not configured, then fixed up by hand.
 
-Nothing of the other architecture runs for it, so it takes a minute where a configured one takes many. To be run as root,
-for the owners of the files.
+Nothing of the other architecture runs for it, so it takes a minute where a configured one takes many. To be run as
+root, for the owners of the files.
 
     rootfs.py --arch arm64|amd64 --out DIRECTORY
 
@@ -45,7 +45,10 @@ until [[ -c $line ]]; do sleep 0.1; done
 case $line in *tty*) stty -F "$line" raw -echo 115200 ;; esac
 exec 3<>"$line"
 while read -r id seconds script <&3; do
-  output=$(base64 -d <<<"$script" 2>/dev/null | timeout -k 1 "$seconds" bash 2>&1 3>&- | base64 -w 0; exit "${PIPESTATUS[1]}")
+  output=$(
+    base64 -d <<<"$script" 2>/dev/null | timeout -k 1 "$seconds" bash 2>&1 3>&- | base64 -w 0
+    exit "${PIPESTATUS[1]}"
+  )
   printf '\n= %s %d %s\n' "$id" "$?" "$output" >&3
 done
 """
@@ -164,8 +167,16 @@ def record(root):
 def slim(root):
     for board_files in root.glob("usr/lib/linux-image-*"):
         shutil.rmtree(board_files)
-    for unneeded in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo",
-                     "usr/lib/modules", "usr/lib/udev/hwdb.d", "boot"):  # fmt: skip
+    for unneeded in (
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "usr/share/info",
+        "usr/share/zoneinfo",
+        "usr/lib/modules",
+        "usr/lib/udev/hwdb.d",
+        "boot",
+    ):
         shutil.rmtree(root / unneeded, ignore_errors=True)
         if not unneeded.startswith("usr/lib") and unneeded != "boot":
             (root / unneeded).mkdir()
@@ -176,14 +187,21 @@ def slim(root):
 def configure(root):
     """What the packages' own scripts would have done, as far as the machine needs it."""
     masters = root / "usr/share/base-passwd"
-    write(root / "etc/passwd", (masters / "passwd.master").read_text().replace("root:*:", "root:x:")
-          + "messagebus:x:100:107::/nonexistent:/usr/sbin/nologin\n")  # fmt: skip
-    groups = "messagebus:x:107:\nsystemd-journal:x:101:\nsystemd-network:x:102:\nrender:x:103:\nkvm:x:104:\ninput:x:105:\nsgx:x:106:\n"
+    write(
+        root / "etc/passwd",
+        (masters / "passwd.master").read_text().replace("root:*:", "root:x:")
+        + "messagebus:x:100:107::/nonexistent:/usr/sbin/nologin\n",
+    )
+    groups = "messagebus:x:107:\nsystemd-journal:x:101:\nsystemd-network:x:102:\n"
+    groups += "render:x:103:\nkvm:x:104:\ninput:x:105:\nsgx:x:106:\n"
     write(root / "etc/group", (masters / "group.master").read_text() + groups)
     users = [line.split(":")[0] for line in (root / "etc/passwd").read_text().splitlines()]
     write(root / "etc/shadow", "".join(f"{user}:*:19000:0:99999:7:::\n" for user in users), 0o640)
-    write(root / "etc/gshadow", "".join(f"{line.split(':')[0]}:*::\n" for line in
-          (root / "etc/group").read_text().splitlines()), 0o640)  # fmt: skip
+    write(
+        root / "etc/gshadow",
+        "".join(f"{line.split(':')[0]}:*::\n" for line in (root / "etc/group").read_text().splitlines()),
+        0o640,
+    )
     write(root / "etc/nsswitch.conf", "passwd: files systemd\ngroup: files systemd\nshadow: files\nhosts: files\n")
     write(root / "etc/hosts", f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n")
     write(root / "etc/hostname", HOSTNAME + "\n")
@@ -215,8 +233,21 @@ def configure(root):
 
 def pack(root, image):
     image.unlink(missing_ok=True)
-    run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=0", "-d", str(root), str(image),
-        str(IMAGE_BYTES // 1024))  # fmt: skip
+    run(
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext4",
+        "-O",
+        "^has_journal",
+        "-E",
+        "lazy_itable_init=0",
+        "-d",
+        str(root),
+        str(image),
+        str(IMAGE_BYTES // 1024),
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def main():

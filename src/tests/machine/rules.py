@@ -1,4 +1,4 @@
-"""One line per rule, as it is known: `ok: rule, seconds` or `FAILED: rule (what was seen)`; figures beside them; a closing line."""
+"""One line per rule, as it is known: `ok: rule, seconds` or `FAILED: rule (what was seen)`; figures; a closing line."""
 
 import contextlib
 import sys

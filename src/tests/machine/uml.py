@@ -1,6 +1,6 @@
 """The unit on User-Mode Linux: real systemd and every restriction, in less than a minute, without emulation.
 
-    uml.py --binary FILE --root ROOT.EXT4 --work DIRECTORY
+uml.py --binary FILE --root ROOT.EXT4 --work DIRECTORY
 """
 
 import argparse
@@ -60,6 +60,7 @@ def main():
             unit.activated(rules, machine)
     finally:
         machine.kill()
+        disk.unlink()
     raise SystemExit(rules.close(options.work))
 
 

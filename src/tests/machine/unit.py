@@ -1,4 +1,4 @@
-"""The service as the package installs it, looked at from inside the machine: what every board and User-Mode Linux prove."""
+"""The service as the package installs it, looked at from inside: what every board and User-Mode Linux prove."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import time
 from rules import expect
 
 DEB = "/root/streamward.deb"
+
 
 def show(machine, *properties):
     """`systemctl show` of the service as a dictionary."""
@@ -29,12 +30,14 @@ def process_status(machine, pid):
 
 def until_active(machine, not_pid=0, timeout=60):
     """Until the service runs as another process than `not_pid`; returns its id."""
-    return int(machine.until(
-        "the service runs again",
-        f'eval "$(systemctl show streamward -p MainPID -p ActiveState)"; echo $MainPID; '
-        f'[[ $ActiveState == active && $MainPID != 0 && $MainPID != {not_pid} ]]',
-        timeout,
-    ))  # fmt: skip
+    return int(
+        machine.until(
+            "the service runs again",
+            f'eval "$(systemctl show streamward -p MainPID -p ActiveState)"; echo $MainPID; '
+            f"[[ $ActiveState == active && $MainPID != 0 && $MainPID != {not_pid} ]]",
+            timeout,
+        )
+    )
 
 
 def status(machine):
@@ -80,8 +83,9 @@ def process(rules, machine, memory_cgroup=True):
         expect(all(int(value, 16) == 0 for value in capabilities.values()), str(capabilities))
         expect((state["NoNewPrivs"], state["Seccomp"]) == ("1", "2"), f"{state['NoNewPrivs']} {state['Seccomp']}")
     with rules.rule("/, /etc, /usr and /var are read-only for it, /run/streamward is its own"):
-        output = machine.run(f"""nsenter -t {pid} -m bash -c 'for path in / /etc /usr /var/lib; do touch $path/probe 2>&1
-            done; touch /run/streamward/probe && rm /run/streamward/probe && echo its own'""")
+        output = machine.run(f"""nsenter -t {pid} -m bash -c '
+            for path in / /etc /usr /var/lib; do touch $path/probe 2>&1; done
+            touch /run/streamward/probe && rm /run/streamward/probe && echo its own'""")
         expect(output.count("Read-only file system") == 4 and output.endswith("its own"), output)
     with rules.rule("the kernel holds it to the unit's tasks and descriptors"):
         wanted = show(machine, "ControlGroup", "TasksMax", "LimitNOFILE", "MemoryMax")
@@ -94,7 +98,7 @@ def process(rules, machine, memory_cgroup=True):
             seen = machine.run(f"cat {group}/memory.max")
             expect(seen == wanted["MemoryMax"] == str(256 << 20), f"{seen}, the unit says {wanted['MemoryMax']}")
     with rules.rule("what the unit forbids is refused to a program in its place, what the service needs is not"):
-        seen = machine.run(f"""
+        seen = machine.run("""
 sed -E -e 's|^ExecStart=.*|ExecStart=/usr/bin/perl /usr/local/share/probe.pl\\nStandardOutput=file:/run/probe.out|' \\
   -e 's/^Type=.*/Type=oneshot/' -e '/^(WatchdogSec|Restart|NotifyAccess|ExecReload)/d' \\
   -e 's/^RuntimeDirectory=.*/RuntimeDirectory=probe/' \\
@@ -116,28 +120,38 @@ def admin(rules, machine):
         failed = [check for check in found["checks"] if check["verdict"] == "fail"]
         expect(found["fail"] == 0 and not failed and found["ok"] > 5, str(failed))
     with rules.rule("a client in the machine sends and follows"):
-        machine.run("streamward send room/inside hello && "
-                    "streamward tail room/inside --since all --until hello --for 20s | grep hello")  # fmt: skip
+        machine.run(
+            "streamward send room/inside hello && "
+            "streamward tail room/inside --since all --until hello --for 20s | grep hello"
+        )
 
 
 def follow(machine, topic, name):
     """A follower in the machine, live; what it hears is in /tmp/NAME, its process id in /tmp/NAME.pid."""
-    machine.run(f"setsid streamward tail {topic} --user {name} >/tmp/{name} 2>/tmp/{name}.err </dev/null & "
-                f"echo $! >/tmp/{name}.pid")  # fmt: skip
-    machine.until("a follower is live", f"streamward send {topic} --user asks live >/dev/null && grep -q live /tmp/{name}")
+    machine.run(
+        f"setsid streamward tail {topic} --user {name} >/tmp/{name} 2>/tmp/{name}.err </dev/null & "
+        f"echo $! >/tmp/{name}.pid"
+    )
+    machine.until(
+        "a follower is live", f"streamward send {topic} --user asks live >/dev/null && grep -q live /tmp/{name}"
+    )
 
 
 def still_follows(machine, topic, name, word):
     """The follower, whatever happened to its connection, hears what is sent from now on."""
-    machine.until(f"the follower of {topic} is back",
-                  f"streamward send {topic} --user asks {word} >/dev/null; sleep 0.3; grep -q {word} /tmp/{name}")  # fmt: skip
+    machine.until(
+        f"the follower of {topic} is back",
+        f"streamward send {topic} --user asks {word} >/dev/null; sleep 0.3; grep -q {word} /tmp/{name}",
+    )
     machine.run(f"kill $(cat /tmp/{name}.pid)")
 
 
 def frozen(rules, machine, seconds=60):
     """The watchdog; other `seconds` than the unit's own are a drop-in, which the rule's name then says."""
     cut = "" if seconds == 60 else f" (the unit's 60 s cut to {seconds} for the test)"
-    with rules.rule(f"a frozen process is restarted by the watchdog within {seconds} s{cut}, and its client comes back"):
+    with rules.rule(
+        f"a frozen process is restarted by the watchdog within {seconds} s{cut}, and its client comes back"
+    ):
         machine.run("grep -qx WatchdogSec=60 /usr/lib/systemd/system/streamward.service")
         limit = show(machine, "WatchdogUSec")["WatchdogUSec"]
         expect(limit == ("1min" if seconds == 60 else f"{seconds}s"), f"the watchdog waits {limit}")
@@ -181,8 +195,13 @@ done
 true""").splitlines()
         machine.until("the stop is over", "[[ $(systemctl show streamward -p ActiveState --value) == inactive ]]", 40)
         end = show(machine, "ExecMainStatus", "ExecMainCode", "Result")
-        expect(end == {"ExecMainStatus": "0", "ExecMainCode": "1", "Result": "success"}, f"{end} {journal(machine)[-600:]}")
-        expect(any(re.match(r"StatusText=draining \d+/\d+ streams", line) for line in seen), f"STATUS was {sorted(set(seen))}")
+        expect(
+            end == {"ExecMainStatus": "0", "ExecMainCode": "1", "Result": "success"}, f"{end} {journal(machine)[-600:]}"
+        )
+        expect(
+            any(re.match(r"StatusText=draining \d+/\d+ streams", line) for line in seen),
+            f"STATUS was {sorted(set(seen))}",
+        )
         expect("drained: everything accepted was delivered" in journal(machine), journal(machine)[-600:])
         heard = machine.run("grep -c owed- /tmp/stopped; kill $(cat /tmp/stopped.pid)")
         expect(heard == "60", f"{heard} of 60 owed events arrived")
@@ -207,10 +226,15 @@ def activated(rules, machine):
         code, taken, refused, _ = map(int, machine.run(REFUSALS).split())
         expect(code == 0 and taken > 0 and refused > 0, f"exit {code}, {taken} taken, {refused} refused")
     with rules.rule("with streamward.socket a restart refuses none"):
-        machine.run("systemctl stop streamward.service && systemctl enable --now streamward.socket && "
-                    "systemctl start streamward.service")  # fmt: skip
+        machine.run(
+            "systemctl stop streamward.service && systemctl enable --now streamward.socket && "
+            "systemctl start streamward.service"
+        )
         code, taken, refused, tried = map(int, machine.run(REFUSALS).split())
-        expect(code == 0 and taken == tried and refused == 0 and taken > 5, f"exit {code}, {taken} of {tried} taken, {refused} refused")
+        expect(
+            code == 0 and taken == tried and refused == 0 and taken > 5,
+            f"exit {code}, {taken} of {tried} taken, {refused} refused",
+        )
         rules.figure("connections made during a restart with the socket unit", taken)
     with rules.rule("with streamward.socket a connection starts a stopped service, and its client is served"):
         machine.run("systemctl stop streamward.service 2>/dev/null; streamward send room/socket hello")
@@ -218,7 +242,9 @@ def activated(rules, machine):
 
 
 def upgraded(rules, machine):
-    with rules.rule("an upgrade by dpkg -i with a client connected drains, starts the new one, and the client comes back"):
+    with rules.rule(
+        "an upgrade by dpkg -i with a client connected drains, starts the new one, and the client comes back"
+    ):
         follow(machine, "room/upgraded", "upgraded")
         pid = main_pid(machine)
         machine.run("echo '# mine' >>/etc/streamward/streamward.toml")
@@ -236,9 +262,11 @@ def removed(rules, machine):
         machine.run("test -e /etc/streamward/streamward.toml && test ! -e /usr/bin/streamward && ! pgrep -x streamward")
     with rules.rule("purge leaves nothing"):
         machine.run("DEBIAN_FRONTEND=noninteractive dpkg -P streamward")
-        left = machine.run("find / -xdev -path /proc -prune -o -path /root -prune -o -path '/tmp/*' -prune -o "
-                           "-name '*streamward*' -print; find /run -name '*streamward*' -not -path '*/transient/*'; "
-                           "systemctl list-unit-files --no-legend 'streamward*' || true")  # fmt: skip
+        left = machine.run(
+            "find / -xdev -path /proc -prune -o -path /root -prune -o -path '/tmp/*' -prune -o "
+            "-name '*streamward*' -print; find /run -name '*streamward*' -not -path '*/transient/*'; "
+            "systemctl list-unit-files --no-legend 'streamward*' || true"
+        )
         expect(left == "", left)
 
 
