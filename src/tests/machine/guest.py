@@ -222,7 +222,8 @@ class Qemu(Machine):
                 "-serial",
                 "chardev:control",
             ]
-            system = "rw machine.control=/dev/ttyS1"  # the rest is on the card
+            # The rest is on the card. Linux finds no other console on this board.
+            system = "rw machine.control=/dev/ttyS1 earlycon=pl011,mmio32,0x3f201000 keep_bootcon"
         command += ["-append", f"{system} {self.append}"]
         errors = open(self.directory / f"{self.name}.qemu", "wb")
         self.process = subprocess.Popen(
