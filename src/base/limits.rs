@@ -125,6 +125,8 @@ pub const METRICS_PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Pending connections in the kernel's accept queue.
 pub const LISTEN_BACKLOG: u32 = 128;
 
+/// What a stop may take beyond its phases: logging, closing, exiting on a busy machine. Judgement.
+pub const STOP_SLACK: Duration = Duration::from_secs(5);
 /// What `doctor` reads of one file: the mounts of a machine full of containers, or 1,700 sockets.
 pub const DOCTOR_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Names `doctor` takes of one directory: as many as a Pi has processes by default.
@@ -316,6 +318,15 @@ impl Default for Shutdown {
             flush_timeout: Duration::from_secs(2),
             retry_after: Duration::from_secs(5),
         }
+    }
+}
+
+impl Shutdown {
+    /// How long a stop may take: draining, flushing before and after the cut, and [`STOP_SLACK`] for the way out. A
+    /// service manager that kills earlier cuts streams that could have been delivered.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.drain_timeout + 2 * self.flush_timeout + STOP_SLACK
     }
 }
 

@@ -159,8 +159,7 @@ fn line_findings(here: &str, name: &str, code: &str) -> Vec<String> {
 /// Where the unit file and the configuration disagree.
 fn unit_findings(unit: &str, config: &Config) -> Vec<String> {
     let mut findings = Vec::new();
-    let shutdown = &config.shutdown;
-    let phases = shutdown.drain_timeout + 2 * shutdown.flush_timeout + Duration::from_secs(5);
+    let phases = config.shutdown.longest();
     match seconds(unit, "TimeoutStopSec") {
         Some(seconds) if Duration::from_secs(seconds) >= phases => {}
         found => findings.push(format!("unit: TimeoutStopSec = {found:?}, the phases take {phases:?}")),

@@ -20,8 +20,6 @@ pub(crate) struct Service<'a> {
     pub(crate) is_systemd: bool,
 }
 
-/// What is waited for beyond the phases: the rest of the way out.
-const STOP_SLACK: Duration = Duration::from_secs(5);
 /// `DefaultTimeoutStopSec=` when nobody sets it (systemd-system.conf(5)).
 const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(90);
 const EDIT: &str = "`systemctl edit streamward`";
@@ -87,8 +85,7 @@ impl Service<'_> {
 
 fn stop_timeout(unit: &UnitFile, config: &Config) -> Finding {
     const ID: &str = "stop_timeout";
-    let shutdown = &config.shutdown;
-    let phases = shutdown.drain_timeout + 2 * shutdown.flush_timeout + STOP_SLACK;
+    let phases = config.shutdown.longest();
     let takes = format!("Draining, flushing twice and leaving may take {}.", show_duration(phases));
     let (timeout, found) = match unit.stop_timeout() {
         Setting::Infinity => return Finding::ok(ID, "systemd waits for ever", takes),

@@ -20,7 +20,7 @@ def installed(binary, directory):
     changed = directory / "streamward.toml"
     changed.write_text((SYSTEMD / "streamward.toml").read_text().replace('retry_after = "5s"', 'retry_after = "1s"'))
     watchdog = directory / "watchdog.conf"
-    watchdog.write_text(f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n")
+    watchdog.write_text(f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\nRestartSec=500ms\n")
     return {
         "/usr/bin/streamward": (binary, "755"),
         "/usr/lib/systemd/system/streamward.service": (SYSTEMD / "streamward.service", "644"),
