@@ -243,7 +243,7 @@ fn time(text: &str) -> Option<Duration> {
 fn size(text: &str, whole_bytes: Option<u64>) -> Option<u64> {
     if let Some(percent) = text.strip_suffix('%') {
         let percent: u64 = percent.trim().parse().ok()?;
-        return Some(whole_bytes? / 100 * percent);
+        return (whole_bytes? / 100).checked_mul(percent);
     }
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let shift = match text[digits..].trim() {
@@ -282,6 +282,7 @@ mod tests {
             assert_eq!(size(text, Some(1000)), Some(bytes), "{text}");
         }
         assert_eq!(size("25%", None), None);
+        assert_eq!(size("9999999999999999999%", Some(1 << 30)), None);
         for text in ["", "M", "x", "1X", "-1M", "99999999999T", "18446744073709551616"] {
             assert_eq!(size(text, Some(1)), None, "{text:?}");
         }
