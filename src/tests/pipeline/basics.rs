@@ -13,10 +13,7 @@ use crate::tests::house::{EPOCH, House, pass, settle, within};
 async fn a_task_hears_everything_once_and_in_order_over_lost_connections() {
     let mut house = House::new();
     let line = Line::to(&house);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let mut task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, mut task) = line.follower("listener", "kitchen").await;
     say(&mut house, texts(0..10)).await;
     for round in 1..5 {
         line.cut();
@@ -41,10 +38,7 @@ async fn a_task_hears_everything_once_and_in_order_over_lost_connections() {
 async fn another_epoch_is_told_by_a_gap() {
     let mut first = House::new();
     let line = Line::to(&first);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let _task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, _task) = line.follower("listener", "kitchen").await;
     say(&mut first, texts(0..3)).await;
     settle().await;
     line.leave();
@@ -66,10 +60,7 @@ async fn another_epoch_is_told_by_a_gap() {
 async fn a_gap_that_was_handled_is_not_told_again() {
     let mut first = House::new();
     let line = Line::to(&first);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let _task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, _task) = line.follower("listener", "kitchen").await;
     say(&mut first, texts(0..3)).await;
     settle().await;
     line.leave();
@@ -93,10 +84,7 @@ async fn a_gap_that_was_handled_is_not_told_again() {
 async fn a_silent_link_is_replaced_within_ping_interval_and_ping_timeout() {
     let mut house = House::new();
     let line = Line::to(&house);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let _task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, _task) = line.follower("listener", "kitchen").await;
     let hushed_at = Instant::now();
     line.hush();
     say(&mut house, texts(0..3)).await;
@@ -139,10 +127,7 @@ async fn a_task_that_ends_before_it_has_heard_anything_is_still_where_it_began()
 async fn publishes_survive_a_lost_connection() {
     let house = House::new();
     let line = Line::to(&house);
-    let pipeline = line.pipeline("speaker");
-    let seen = Seen::default();
-    let _task = pipeline.start("kitchen", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, _task) = line.follower("speaker", "kitchen").await;
     let publisher = pipeline.publisher();
     for number in 0..10 {
         within(publisher.publish(message(number))).await.unwrap();

@@ -13,7 +13,7 @@ use crate::client::{
     Stopping, Target, TaskEnd, TaskHandle, connect_io,
 };
 use crate::server::{Core, connection};
-use crate::tests::house::{House, within};
+use crate::tests::house::{House, settle, within};
 use crate::tests::valve::{Tap, pipe};
 
 pub(super) const ROOM: &str = "room/kitchen";
@@ -87,6 +87,14 @@ impl Line {
 
     pub(super) fn pipeline(&self, user: &str) -> Pipeline {
         self.pipeline_with(user, |_| ())
+    }
+
+    /// A pipeline with one task, which follows [`ROOM`] already.
+    pub(super) async fn follower(&self, user: &str, task: &str) -> (Pipeline, Seen, TaskHandle) {
+        let (pipeline, seen) = (self.pipeline(user), Seen::default());
+        let task = pipeline.start(task, [target(ROOM)], seen.handler()).unwrap();
+        settle().await;
+        (pipeline, seen, task)
     }
 
     pub(super) fn pipeline_with(&self, user: &str, change: impl FnOnce(&mut PipelineConfig)) -> Pipeline {

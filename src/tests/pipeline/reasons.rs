@@ -357,10 +357,7 @@ async fn of_two_pipelines_with_one_name_the_first_ends_for_good() {
 async fn a_session_ended_by_its_lease_is_made_again_and_nothing_is_missed() {
     let mut house = House::new();
     let line = Line::to(&house);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let task = pipeline.start("room", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, task) = line.follower("listener", "room").await;
     say(&mut house, texts(0..3)).await;
     settle().await;
     let before = pipeline.session_id().unwrap();
@@ -381,10 +378,7 @@ async fn a_session_ended_by_its_lease_is_made_again_and_nothing_is_missed() {
 async fn a_hub_that_drains_is_left_in_order_and_the_next_one_is_joined() {
     let mut first = House::new();
     let line = Line::to(&first);
-    let pipeline = line.pipeline("listener");
-    let seen = Seen::default();
-    let task = pipeline.start("room", [target(ROOM)], seen.handler()).unwrap();
-    settle().await;
+    let (pipeline, seen, task) = line.follower("listener", "room").await;
     say(&mut first, texts(0..3)).await;
     first.stop().await;
     line.leave();
