@@ -3,6 +3,7 @@
 use crate::base::bill;
 use crate::base::limits::EVENT_OVERHEAD_BYTES_MAX;
 use crate::config::error::ConfigError;
+use crate::config::is_reachable;
 use crate::config::loading::Loading;
 use crate::config::value::{measure, shown};
 
@@ -111,7 +112,7 @@ fn check_metrics_listen(loading: &mut Loading) {
         return;
     };
     let place = loading.place(keys[0]).clone();
-    if !metrics.ip().to_canonical().is_loopback() {
+    if is_reachable(metrics) {
         loading.errors.push(ConfigError::MetricsOnNetwork { place, listen: metrics });
     } else if metrics == listen && listen.port() != 0 {
         let problem = format!("{} = {metrics} is {} too; choose another port", keys[0], keys[1]);

@@ -51,7 +51,7 @@ pub fn mem_total_bytes() -> u64 {
 }
 
 /// The number in a column (from 0) after a label of a `/proc` file.
-fn number(text: &str, label: &str, column: usize) -> Option<u64> {
+pub(crate) fn number(text: &str, label: &str, column: usize) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(label))?;
     rest.split_whitespace().nth(column)?.parse().ok()
 }

@@ -94,12 +94,17 @@ impl Auth {
     /// Whether anyone on another machine could log in at this address, and nobody said that they may.
     #[must_use]
     pub fn lets_in_strangers(&self, listen: SocketAddr) -> bool {
-        // An IPv4 loopback address written as IPv6 is one too.
-        let is_reachable = !listen.ip().to_canonical().is_loopback();
         match self.mode {
-            AuthMode::Open => is_reachable && !self.allow_open,
+            AuthMode::Open => is_reachable(listen) && !self.allow_open,
         }
     }
+}
+
+/// Whether other machines can reach a listener at this address.
+#[must_use]
+pub fn is_reachable(listen: SocketAddr) -> bool {
+    // An IPv4 loopback address written as IPv6 is one too.
+    !listen.ip().to_canonical().is_loopback()
 }
 
 /// Who may log in.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, getrlimit};
 
 use crate::base::limits::DESCRIPTORS_COUNT_TICKS;
+use crate::config::machine::number;
 use crate::runtime::pressure::Permille;
 
 /// One look; 0 is not known or no limit.
@@ -155,9 +156,7 @@ fn threads(stat: &str) -> Option<u32> {
 }
 
 fn available_bytes(meminfo: &str) -> Option<u64> {
-    let rest = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = rest.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes.saturating_mul(1024))
+    number(meminfo, "MemAvailable:", 0).map(|kibibytes| kibibytes.saturating_mul(1024))
 }
 
 /// A number of bytes; `max` is no limit.

@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::unit::UnitFile;
-use crate::config::{AuthMode, Config};
+use crate::config::{AuthMode, Config, is_reachable};
 
 /// Where clients connect, and how much of the network that is. `socket` is the enabled `streamward.socket`, which wins
 /// over the configuration.
@@ -66,8 +66,7 @@ fn exposure(config: &Config, addresses: &[SocketAddr]) -> Finding {
         |address| format!("metrics at http://{address}/metrics, loopback only"),
     );
     let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let is_reachable = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
-    let reachable = addresses.iter().find(is_reachable);
+    let reachable = addresses.iter().find(|address| is_reachable(**address));
     let AuthMode::Open = config.auth.mode;
     let found = format!("{}, auth.mode = open; {metrics}", all.join(", "));
     match reachable {

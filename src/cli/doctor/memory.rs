@@ -5,6 +5,7 @@ use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::root::Root;
 use crate::cli::text::show_bytes;
 use crate::config::Config;
+use crate::config::machine::number;
 
 /// What `/proc/meminfo` says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,8 +23,7 @@ pub(crate) fn read(root: &Root) -> Memory {
 
 /// The number of KiB after a label.
 fn bytes(meminfo: &str, label: &str) -> Option<u64> {
-    let rest = meminfo.lines().find_map(|line| line.strip_prefix(label))?;
-    rest.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    number(meminfo, label, 0)?.checked_mul(1024)
 }
 
 /// What the hub may hold on this machine, by this configuration.
