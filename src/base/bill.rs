@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::base::limits::{
     ADMIN_CONNECTIONS_MAX, CONTROL_BYTES_MAX, DATA_FRAME_BYTES_MAX, ENDED_KEPT_MAX, Limits,
     METRICS_CONNECTIONS_MAX, METRICS_PAGE_BYTES_MAX, METRICS_REQUEST_BYTES_MAX, Memory, NOTE_BYTES_MAX,
-    REMEMBERED_IDS_MAX, TOPIC_BYTES_MAX, TURNED_AWAY_MAX, UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
+    REMEMBERED_IDS_MAX, SHARED_RUNS_BYTES_MAX, TOPIC_BYTES_MAX, TURNED_AWAY_MAX,
+    UNARY_CALLS_PER_CONNECTION_MAX, UNSENT_BYTES_MAX,
 };
 
 const KIB: u64 = 1024;
@@ -105,6 +106,7 @@ pub fn bill(limits: &Limits) -> Bill {
         line("sessions", u64::from(limits.sessions_max), SESSION_BYTES, SESSION_BYTES),
         line("topics", u64::from(limits.topics_max), topic, topic),
         line("tails", 1, tails, tails),
+        line("runs shared by streams", 1, 0, wide(SHARED_RUNS_BYTES_MAX)),
         // None of them outlives its window.
         line("message ids", message_ids, 0, MESSAGE_ID_BYTES),
         line("ended streams and sessions", 2 * wide(ENDED_KEPT_MAX), ENDED_BYTES, ended),

@@ -56,6 +56,11 @@ pub const UNSENT_BYTES_SHORT: usize = DATA_FRAME_BYTES_MAX;
 /// All connections together may hold one part in this many of the memory there may be before each holds less.
 /// Judgement: beside the idle cost of as many connections as fit, it is what a budget has left.
 pub const UNSENT_SHARE: u64 = 16;
+/// Messages kept because more streams are expected to take them: as many frames as hold the longest tail by default,
+/// which is what a crowd that was away takes one stream after the other.
+pub const SHARED_RUNS_BYTES_MAX: usize = 256 * 1024;
+/// How many of them; each is looked for among all.
+pub const SHARED_RUNS_MAX: usize = 32;
 /// Unsent bytes the kernel may hold per TCP connection.
 pub const TCP_NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// How long the first GOAWAY waits for its PING to be answered (grpc-go: 5 s).

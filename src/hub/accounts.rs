@@ -17,7 +17,7 @@ pub struct Account {
 }
 
 /// How many holders there are.
-const HOLDERS: usize = 12;
+const HOLDERS: usize = 13;
 
 impl Hub {
     /// Every holder. `start_bytes` is what the process held before anyone came.
@@ -42,6 +42,7 @@ impl Hub {
             each("sessions", sessions, bill::SESSION_BYTES),
             account("topics", topics, topics * bill::TOPIC_BYTES + wide(self.topics.name_bytes())),
             account("tails", topics, wide(self.topics.held_bytes())),
+            account("runs shared by streams", wide(self.runs.len()), wide(self.runs.bytes())),
             each("message ids", wide(self.dedup.len()), bill::MESSAGE_ID_BYTES),
             account("ended streams and sessions", wide(ended), wide(ended_bytes)),
         ]

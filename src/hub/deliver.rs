@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::task::Waker;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::base::event::{Gap, GapReason, Overflow};
@@ -11,7 +12,9 @@ use crate::base::limits::{CONTROL_BYTES_MAX, Limits};
 use crate::base::reason::{Cause, EndReason, Quota};
 use crate::base::topic::Topic;
 use crate::hub::cursor::{Cursor, CursorRef};
-use crate::hub::registry::StreamState;
+use crate::hub::registry::{Delivered, StreamState};
+use crate::hub::stats::Stats;
+use crate::hub::tail::Run;
 use crate::hub::topics::TopicState;
 use crate::hub::{Hub, Refusal};
 use crate::runtime::bucket::Bucket;
@@ -41,6 +44,43 @@ pub struct Message<'a> {
     pub id: &'a str,
     /// About how many bytes it is when encoded.
     pub bytes_hint: usize,
+}
+
+/// What one stream took of a topic.
+#[derive(Clone, Copy)]
+struct Taken {
+    count: u64,
+    bytes: u64,
+    last_sequence: u64,
+}
+
+impl Taken {
+    fn of(run: &Run<'_>) -> Self {
+        Self { count: run.count, bytes: run.bytes.len() as u64, last_sequence: run.last_sequence }
+    }
+}
+
+/// Moves a cursor behind what was taken, and counts it.
+fn count_taken(taken: Taken, cursor: &mut Cursor, delivered: &mut Delivered, stats: &mut Stats) {
+    cursor.next += taken.count;
+    cursor.sequence = taken.last_sequence;
+    delivered.events += taken.count;
+    delivered.bytes += taken.bytes;
+    delivered.last_sequence = delivered.last_sequence.max(taken.last_sequence);
+    stats.events_delivered += taken.count;
+    stats.bytes_delivered += taken.bytes;
+}
+
+/// The first of the ready cursors had its turn: it goes to the end of them, or waits for its topic.
+fn settle(key: StreamKey, stream: &mut StreamState, topic: &mut TopicState, index: u16) {
+    let Some(cursor) = stream.cursors[usize::from(index)].as_mut() else { return };
+    stream.ready.pop_front();
+    if cursor.next < topic.tail.end_ordinal() {
+        stream.ready.push_back(index);
+    } else {
+        cursor.waiting_at = u32::try_from(topic.waiting.len()).ok();
+        topic.waiting.push(CursorRef { stream: key.slot, index, number: cursor.number });
+    }
 }
 
 /// Encodes a gap as a frame element.
@@ -302,22 +342,36 @@ impl Hub {
             let left = bytes_max.saturating_sub(out.len() - begin);
             if let Some(run) = topic.tail.run(cursor.next, left) {
                 out.extend_from_slice(run.bytes);
-                cursor.next += run.count;
-                cursor.sequence = run.last_sequence;
-                stream.delivered.events += run.count;
-                stream.delivered.bytes += run.bytes.len() as u64;
-                stream.delivered.last_sequence = stream.delivered.last_sequence.max(run.last_sequence);
-                self.stats.events_delivered += run.count;
-                self.stats.bytes_delivered += run.bytes.len() as u64;
+                let taken = Taken::of(&run);
+                count_taken(taken, cursor, &mut stream.delivered, &mut self.stats);
             }
-            stream.ready.pop_front();
-            if cursor.next < topic.tail.end_ordinal() {
-                stream.ready.push_back(index);
-            } else {
-                cursor.waiting_at = u32::try_from(topic.waiting.len()).ok();
-                topic.waiting.push(CursorRef { stream: key.slot, index, number: cursor.number });
-            }
+            settle(key, stream, topic, index);
         }
+    }
+
+    /// Takes the next run of events as one message, when that is all the stream has to send; [`Self::take`] serves
+    /// every other case. `frame` makes a message of a run; streams that take the same run share it.
+    pub fn take_run(&mut self, key: StreamKey, bytes_max: usize, frame: fn(&[u8]) -> Bytes) -> Option<Bytes> {
+        let stream = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key)?;
+        let index = *stream.ready.front()?;
+        if stream.ready.len() > 1 || !stream.control.is_empty() {
+            return None;
+        }
+        let cursor = stream.cursors[usize::from(index)].as_mut()?;
+        let topic = self.topics.get_mut(cursor.topic)?;
+        if cursor.gap.is_some() || cursor.next < topic.tail.first_ordinal() {
+            return None;
+        }
+        let run = topic.tail.run(cursor.next, bytes_max)?;
+        let taken = Taken::of(&run);
+        let message = self.runs.take(taken.last_sequence, run.bytes.len()).unwrap_or_else(|| {
+            let message = frame(run.bytes);
+            self.runs.keep(taken.last_sequence, run.bytes.len(), topic.cursors - 1, &message);
+            message
+        });
+        count_taken(taken, cursor, &mut stream.delivered, &mut self.stats);
+        settle(key, stream, topic, index);
+        Some(message)
     }
 
     /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.

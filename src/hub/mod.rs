@@ -10,6 +10,7 @@ pub mod deadlines;
 pub mod dedup;
 pub mod ended;
 pub mod registry;
+mod runs;
 pub mod shed;
 pub mod stats;
 pub mod tail;
@@ -38,6 +39,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::dedup::Dedup;
 use crate::hub::ended::EndedRing;
 use crate::hub::registry::{ConnectionState, SessionState, StreamState, Token};
+use crate::hub::runs::SharedRuns;
 use crate::hub::stats::Stats;
 use crate::hub::topics::Topics;
 use crate::runtime::gauge::Total;
@@ -68,6 +70,7 @@ pub struct Hub {
     connections: BTreeMap<ConnectionId, ConnectionState>,
     connection_numbers: u64,
     topics: Topics,
+    runs: SharedRuns,
     dedup: Dedup,
     deadlines: Deadlines,
     ended: EndedRing,
@@ -119,6 +122,7 @@ impl Hub {
         Self {
             epoch,
             topics: Topics::default(),
+            runs: SharedRuns::default(),
             dedup: Dedup::default(),
             limits,
             service,

@@ -46,6 +46,14 @@ pub(super) struct Outbound {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// A run of events as a message.
+fn framed(run: &[u8]) -> Bytes {
+    let mut message = Vec::with_capacity(PREFIX_BYTES + run.len());
+    message.extend_from_slice(&prefix(run.len()));
+    message.extend_from_slice(run);
+    message.into()
+}
+
 /// Whether a message may be taken.
 enum Room {
     /// This much may be sent now.
@@ -198,20 +206,23 @@ impl Outbound {
     }
 
     fn take_and_send(&mut self, room: usize, most: usize) -> bool {
-        let mut message = Vec::with_capacity(PREFIX_BYTES + most);
-        message.extend_from_slice(&[0; PREFIX_BYTES]);
         let budget = room.saturating_sub(PREFIX_BYTES).min(DATA_FRAME_BYTES_MAX - PREFIX_BYTES);
-        self.handle.core.hub().take(self.handle.key, budget, convert::encode_gap, &mut message);
-        let length = message.len() - PREFIX_BYTES;
-        if length == 0 {
-            return true;
-        }
-        message[..PREFIX_BYTES].copy_from_slice(&prefix(length));
-        let mut message = Bytes::from(message);
+        let shared = self.handle.core.hub().take_run(self.handle.key, budget, framed);
+        let Some(mut message) = shared.or_else(|| self.take_mixed(budget, most)) else { return true };
         if message.len() > room {
             self.rest = message.split_off(room);
         }
         self.send(message)
+    }
+
+    /// Takes receipts, notices, gaps and events of several topics; `None` when there are none.
+    fn take_mixed(&self, budget: usize, most: usize) -> Option<Bytes> {
+        let mut message = Vec::with_capacity(PREFIX_BYTES + most);
+        message.extend_from_slice(&[0; PREFIX_BYTES]);
+        self.handle.core.hub().take(self.handle.key, budget, convert::encode_gap, &mut message);
+        let length = message.len() - PREFIX_BYTES;
+        message[..PREFIX_BYTES].copy_from_slice(&prefix(length));
+        (length > 0).then(|| message.into())
     }
 
     fn send(&mut self, data: Bytes) -> bool {
