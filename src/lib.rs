@@ -19,6 +19,7 @@
 //! | [`bus`] | what carries a published event to the hub | [`bus::Bus`] |
 //! | [`server`] | one file per step in the order a packet meets it | [`server::connection`] |
 //! | [`client`] | the library behind the commands; sees nothing of the server | [`client::Pipeline`], [`client::Session`] |
+//! | [`load`] | load on a running hub and what it measures; sees nothing of the server | [`load::client`] |
 //! | [`daemon`] | the process: listeners, reaper, monitor, signals, systemd, stopping | [`daemon::run`] |
 //! | [`cli`] | the commands | [`cli::main`] |
 //!
@@ -55,6 +56,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod hub;
+pub mod load;
 #[cfg(any(test, fuzzing))]
 pub mod oracles;
 pub mod runtime;

@@ -13,11 +13,13 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
+use crate::BenchError;
 use crate::lines::{self, Dialect};
-use crate::message::{BenchError, NUMBER_BYTES, Template};
-use crate::progress::Progress;
 use crate::servers::{self, Kind, Server};
-use crate::{grpc, procfs, report};
+use crate::{procfs, report};
+use streamward::load::client as grpc;
+use streamward::load::message::{NUMBER_BYTES, Template};
+use streamward::load::progress::Progress;
 
 /// Server CPU of the trial runs that say how many messages a measurement takes.
 const TRIAL_NS: u64 = 100_000_000;

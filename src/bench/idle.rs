@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::message::BenchError;
+use crate::BenchError;
 use crate::procfs;
 use crate::servers::{self, Kind};
 

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::message::{BenchError, Checker, Item, Template};
-use crate::progress::Progress;
+use crate::BenchError;
 use crate::{mqtt, nats};
+use streamward::load::message::{Checker, Item, Template};
+use streamward::load::progress::Progress;
 
 const READ_BYTES: usize = 64 * 1024;
 
@@ -59,9 +60,9 @@ pub(crate) async fn publisher(
 /// The encoded publish.
 pub(crate) fn template(dialect: Dialect, payload_bytes: usize) -> Result<Template, BenchError> {
     match dialect {
-        Dialect::Mqtt => Template::new(mqtt::publish(payload_bytes)?, payload_bytes, 0),
+        Dialect::Mqtt => Ok(Template::new(mqtt::publish(payload_bytes)?, payload_bytes, 0)?),
         Dialect::Nats => {
-            Template::new(nats::publish(payload_bytes), payload_bytes, nats::AFTER_PAYLOAD_BYTES)
+            Ok(Template::new(nats::publish(payload_bytes), payload_bytes, nats::AFTER_PAYLOAD_BYTES)?)
         }
     }
 }
@@ -72,7 +73,7 @@ pub(crate) async fn follow(mut line: Line, index: usize, payload_bytes: usize, p
     let fault = loop {
         let mut pings = false;
         let parsed = parse(&mut line, &mut |item| match item {
-            Item::Payload(payload) => checker.accept(payload),
+            Item::Payload(payload) => Ok(checker.accept(payload)?),
             Item::Ping => {
                 pings = true;
                 Ok(())

@@ -3,19 +3,16 @@
 //! The server runs on one core and the load in this process on another; what counts is the server's CPU time.
 
 mod fanout;
-mod framing;
-mod grpc;
 mod idle;
 mod lines;
 mod memory;
-mod message;
 mod mqtt;
 mod nats;
 mod procfs;
-mod progress;
 mod report;
 mod servers;
 
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -23,7 +20,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::runtime;
 use tokio::task::LocalSet;
 
-use crate::message::BenchError;
+/// Any failure of a benchmark; its text says what went wrong.
+pub(crate) type BenchError = Box<dyn Error>;
 
 const LONG_ABOUT: &str = "\
 Measures a streamward server and, beside it, mosquitto and nats-server where they are installed.

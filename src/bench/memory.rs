@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::grpc;
-use crate::message::BenchError;
+use crate::BenchError;
 use crate::procfs::{self, Held};
-use crate::progress::Progress;
 use crate::servers::{self, Kind, Server};
+use streamward::load::client as grpc;
+use streamward::load::progress::Progress;
 
 const KIB: f64 = 1024.0;
 /// Bytes of one published message.

@@ -1,6 +1,7 @@
 //! As much of MQTT 3.1.1 as the load needs: QoS 0, one topic.
 
-use crate::message::{BenchError, Item, TOPIC, payload};
+use crate::BenchError;
+use streamward::load::message::{Item, TOPIC, payload};
 
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;

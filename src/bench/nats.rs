@@ -1,6 +1,7 @@
 //! As much of the NATS text protocol as the load needs: one subject, no acknowledgements.
 
-use crate::message::{BenchError, Item, payload};
+use crate::BenchError;
+use streamward::load::message::{Item, payload};
 
 const SUBJECT: &str = "room.bench";
 const CONNECT: &str =

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use crate::BenchError;
 use crate::fanout::Sample;
-use crate::message::BenchError;
 use crate::servers::Kind;
 
 const KINDS: [Kind; 3] = [Kind::Streamward, Kind::Mosquitto, Kind::NatsServer];

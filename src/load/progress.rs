@@ -6,19 +6,21 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::message::BenchError;
+use crate::load::error::LoadError;
 
 /// Without a delivery for this long, a measurement is given up.
 const STALL: Duration = Duration::from_secs(10);
 
 /// Shared by the publisher and the subscribers of one server; all on one thread.
-pub(crate) struct Progress {
+#[derive(Debug)]
+pub struct Progress {
     state: RefCell<State>,
     receipts: Cell<u64>,
     fault: RefCell<Option<String>>,
     changed: Notify,
 }
 
+#[derive(Debug)]
 struct State {
     received: Vec<u64>,
     /// The lowest of `received`, and how many subscribers are there.
@@ -28,7 +30,7 @@ struct State {
 
 impl Progress {
     /// Nothing received by anyone.
-    pub(crate) fn new(subscribers: usize) -> Self {
+    pub fn new(subscribers: usize) -> Self {
         Self {
             state: RefCell::new(State { received: vec![0; subscribers], low: 0, at_low: subscribers }),
             receipts: Cell::new(0),
@@ -38,7 +40,7 @@ impl Progress {
     }
 
     /// Subscriber `index` has received `count` messages in all.
-    pub(crate) fn advance(&self, index: usize, count: u64) {
+    pub fn advance(&self, index: usize, count: u64) {
         let mut state = self.state.borrow_mut();
         let before = std::mem::replace(&mut state.received[index], count);
         if before != state.low || count == before {
@@ -54,39 +56,38 @@ impl Progress {
     }
 
     /// The server has accepted that many publishes in all.
-    pub(crate) fn receipts(&self, count: u64) {
+    pub fn receipts(&self, count: u64) {
         self.receipts.set(count);
         self.changed.notify_one();
     }
 
     /// Something happened that makes every further number void; the first such thing is kept.
-    pub(crate) fn fail(&self, what: String) {
+    pub fn fail(&self, what: String) {
         self.fault.borrow_mut().get_or_insert(what);
         self.changed.notify_one();
     }
 
     /// Messages that every subscriber has.
-    pub(crate) fn low(&self) -> u64 {
+    pub fn low(&self) -> u64 {
         self.state.borrow().low
     }
 
     /// Receipts the publisher has.
-    pub(crate) fn receipts_seen(&self) -> u64 {
+    pub fn receipts_seen(&self) -> u64 {
         self.receipts.get()
     }
 
     /// Returns after a change, or with the fault.
-    pub(crate) async fn changed(&self) -> Result<(), BenchError> {
+    pub async fn changed(&self) -> Result<(), LoadError> {
         let stalled = timeout(STALL, self.changed.notified()).await.is_err();
         if let Some(fault) = self.fault.borrow().as_ref() {
-            return Err(fault.clone().into());
+            return Err(LoadError::Void(fault.clone()));
         }
         if stalled {
             let state = self.state.borrow();
             let (low, high) = (state.low, state.received.iter().max());
-            return Err(
-                format!("nothing moved for {STALL:?}: subscribers have {low} to {high:?} messages").into()
-            );
+            let stall = format!("nothing moved for {STALL:?}: subscribers have {low} to {high:?} messages");
+            return Err(LoadError::Void(stall));
         }
         Ok(())
     }

@@ -11,19 +11,22 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use prost::Message;
-use streamward::wire::v1;
 use tokio::net::TcpStream;
+use tonic::Status;
 
-use crate::framing::{Deframer, framed, server_frame};
-use crate::message::{BenchError, Checker, Item, TOPIC, Template, payload};
-use crate::progress::Progress;
+use crate::client::ClientError;
+use crate::load::error::LoadError;
+use crate::load::framing::{Deframer, framed, server_frame};
+use crate::load::message::{Checker, Item, TOPIC, Template, payload};
+use crate::load::progress::Progress;
+use crate::wire::v1;
 
 /// Wide enough that the windows never hold the server up.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * STREAM_WINDOW_BYTES;
 
 /// One connection with one session on it.
-pub(crate) struct Session {
+pub struct Session {
     connection: Connection<TcpStream, Bytes>,
     requests: SendRequest<Bytes>,
     authority: String,
@@ -31,19 +34,19 @@ pub(crate) struct Session {
 }
 
 /// A session and the stream that it follows.
-pub(crate) struct Subscriber {
+pub struct Subscriber {
     session: Session,
     body: RecvStream,
 }
 
 /// A session and the answers to what is published.
-pub(crate) struct Receipts {
+pub struct Receipts {
     session: Session,
     response: ResponseFuture,
 }
 
 /// Connects and logs in.
-async fn log_in(addr: SocketAddr, user: &str) -> Result<Session, BenchError> {
+async fn log_in(addr: SocketAddr, user: &str) -> Result<Session, LoadError> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
     let (requests, connection) = h2::client::Builder::new()
@@ -59,7 +62,7 @@ async fn log_in(addr: SocketAddr, user: &str) -> Result<Session, BenchError> {
 }
 
 /// Opens a session with one subscription that is live.
-pub(crate) async fn subscriber(addr: SocketAddr, user: &str) -> Result<Subscriber, BenchError> {
+pub async fn subscriber(addr: SocketAddr, user: &str) -> Result<Subscriber, LoadError> {
     let mut session = log_in(addr, user).await?;
     let subscription = v1::Subscription { topic: TOPIC.to_owned(), ..Default::default() };
     let request = v1::SubscribeRequest { subscriptions: vec![subscription] };
@@ -75,24 +78,21 @@ pub(crate) async fn subscriber(addr: SocketAddr, user: &str) -> Result<Subscribe
             })
             .await?;
         }
-        Ok::<(), BenchError>(())
+        Ok::<(), LoadError>(())
     })
     .await??;
     Ok(Subscriber { session, body })
 }
 
 /// Opens a session with a message stream to publish on, and the stream's other half, which must be followed.
-pub(crate) async fn publisher(
-    addr: SocketAddr,
-    user: &str,
-) -> Result<(SendStream<Bytes>, Receipts), BenchError> {
+pub async fn publisher(addr: SocketAddr, user: &str) -> Result<(SendStream<Bytes>, Receipts), LoadError> {
     let mut session = log_in(addr, user).await?;
     let (response, send) = call(&mut session, "MessageService/Connect").await?;
     Ok((send, Receipts { session, response }))
 }
 
 /// The encoded publish.
-pub(crate) fn template(payload_bytes: usize) -> Result<Template, BenchError> {
+pub fn template(payload_bytes: usize) -> Result<Template, LoadError> {
     let publish = v1::Publish {
         topic: TOPIC.to_owned(),
         payload: payload(0, payload_bytes).into(),
@@ -103,18 +103,13 @@ pub(crate) fn template(payload_bytes: usize) -> Result<Template, BenchError> {
 }
 
 /// The encoded logout.
-pub(crate) fn logout() -> Result<Vec<u8>, BenchError> {
+pub fn logout() -> Result<Vec<u8>, LoadError> {
     let frame = v1::ClientFrame { kind: Some(v1::client_frame::Kind::Logout(v1::Logout {})) };
     framed(&frame.encode_to_vec())
 }
 
 /// Receives for ever; a fault ends it and is told.
-pub(crate) async fn follow(
-    subscriber: Subscriber,
-    index: usize,
-    payload_bytes: usize,
-    progress: Rc<Progress>,
-) {
+pub async fn follow(subscriber: Subscriber, index: usize, payload_bytes: usize, progress: Rc<Progress>) {
     let Subscriber { mut session, mut body } = subscriber;
     let received = drive(&mut session.connection, async {
         let mut deframer = Deframer::default();
@@ -135,7 +130,7 @@ pub(crate) async fn follow(
 }
 
 /// Counts receipts for ever; a fault ends it and is told.
-pub(crate) async fn follow_publisher(receipts: Receipts, progress: Rc<Progress>) {
+pub async fn follow_publisher(receipts: Receipts, progress: Rc<Progress>) {
     let Receipts { mut session, response } = receipts;
     let received = drive(&mut session.connection, async {
         let mut body = accepted(response.await?)?;
@@ -149,17 +144,17 @@ pub(crate) async fn follow_publisher(receipts: Receipts, progress: Rc<Progress>)
             progress.receipts(count);
         }
     });
-    let received: Result<Result<(), BenchError>, BenchError> = received.await;
+    let received: Result<Result<(), LoadError>, LoadError> = received.await;
     let fault = received.and_then(|ended| ended).err();
     progress.fail(format!("publisher: {fault:?}"));
 }
 
 /// Keeps the connection alive until `leave` is done; logs the session out first when asked to.
-pub(crate) async fn hold(
+pub async fn hold(
     subscriber: Subscriber,
     leave: impl Future<Output = ()>,
     log_out: bool,
-) -> Result<(), BenchError> {
+) -> Result<(), LoadError> {
     let Subscriber { mut session, mut body } = subscriber;
     drive(&mut session.connection, async {
         let mut leave = pin!(leave);
@@ -167,13 +162,12 @@ pub(crate) async fn hold(
         let mut sink = |_: Item<'_>| Ok(());
         loop {
             tokio::select! {
-                () = &mut leave => return Ok(()),
+                () = &mut leave => return Ok::<(), LoadError>(()),
                 read = read(&mut body, &mut deframer, &mut sink) => read?,
             }
         }
     })
-    .await?
-    .map_err(|error: BenchError| format!("a held stream ended: {error}"))?;
+    .await??;
     if log_out {
         let _: v1::LogoutResponse =
             unary(&mut session, "SessionService/Logout", &v1::LogoutRequest {}).await?;
@@ -185,7 +179,7 @@ pub(crate) async fn hold(
 async fn drive<T>(
     connection: &mut Connection<TcpStream, Bytes>,
     work: impl Future<Output = T>,
-) -> Result<T, BenchError> {
+) -> Result<T, LoadError> {
     let mut work = pin!(work);
     poll_fn(|context| {
         let ended = Pin::new(&mut *connection).poll(context);
@@ -193,17 +187,14 @@ async fn drive<T>(
         match (work.as_mut().poll(context), ended) {
             (Poll::Ready(done), _) => Poll::Ready(Ok(done)),
             (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error.into())),
-            (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err("the connection ended".into())),
+            (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(LoadError::Closed)),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
         }
     })
     .await
 }
 
-async fn call(
-    session: &mut Session,
-    method: &str,
-) -> Result<(ResponseFuture, SendStream<Bytes>), BenchError> {
+async fn call(session: &mut Session, method: &str) -> Result<(ResponseFuture, SendStream<Bytes>), LoadError> {
     let mut request = Request::post(format!("http://{}/streamward.v1.{method}", session.authority))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
@@ -211,14 +202,17 @@ async fn call(
         request = request.header("authorization", format!("Bearer {}", session.token));
     }
     let mut requests = drive(&mut session.connection, session.requests.clone().ready()).await??;
-    Ok(requests.send_request(request.body(())?, false)?)
+    Ok(requests.send_request(
+        request.body(()).map_err(|_| LoadError::Malformed("a token that no header can carry"))?,
+        false,
+    )?)
 }
 
 async fn unary<T: Message + Default>(
     session: &mut Session,
     method: &str,
     message: &impl Message,
-) -> Result<T, BenchError> {
+) -> Result<T, LoadError> {
     let (response, mut send) = call(session, method).await?;
     send.send_data(framed(&message.encode_to_vec())?.into(), true)?;
     let connection = &mut session.connection;
@@ -227,7 +221,8 @@ async fn unary<T: Message + Default>(
         let (mut deframer, mut answer) = (Deframer::default(), None);
         while let Some(chunk) = body.data().await {
             deframer.feed(&chunk?, &mut |message| {
-                answer = Some(T::decode(message)?);
+                answer =
+                    Some(T::decode(message).map_err(|_| LoadError::Malformed("an answer of another kind"))?);
                 Ok(())
             })?;
         }
@@ -235,11 +230,10 @@ async fn unary<T: Message + Default>(
         answer.ok_or_else(|| status(trailers.as_ref()))
     })
     .await?
-    .map_err(|error| format!("{method}: {error}").into())
 }
 
 /// The response's body, unless the head already carries a status.
-fn accepted(response: http::Response<RecvStream>) -> Result<RecvStream, BenchError> {
+fn accepted(response: http::Response<RecvStream>) -> Result<RecvStream, LoadError> {
     if response.headers().contains_key("grpc-status") {
         Err(status(Some(response.headers())))
     } else {
@@ -251,8 +245,8 @@ fn accepted(response: http::Response<RecvStream>) -> Result<RecvStream, BenchErr
 async fn read(
     body: &mut RecvStream,
     deframer: &mut Deframer,
-    sink: &mut impl FnMut(Item<'_>) -> Result<(), BenchError>,
-) -> Result<(), BenchError> {
+    sink: &mut impl FnMut(Item<'_>) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
     let Some(chunk) = body.data().await else {
         return Err(status(body.trailers().await?.as_ref()));
     };
@@ -261,9 +255,10 @@ async fn read(
     deframer.feed(&chunk, &mut |frame| server_frame(frame, sink))
 }
 
-fn status(headers: Option<&HeaderMap>) -> BenchError {
-    let text = |name| {
-        headers.and_then(|headers| headers.get(name)).map(|value| String::from_utf8_lossy(value.as_bytes()))
-    };
-    format!("the call ended with status {:?} {:?}", text("grpc-status"), text("grpc-message")).into()
+/// What the server says by a status, as the client library tells it.
+fn status(headers: Option<&HeaderMap>) -> LoadError {
+    match headers.and_then(Status::from_header_map) {
+        Some(status) => LoadError::Refused(ClientError::from(status)),
+        None => LoadError::Malformed("a call that ends without a status"),
+    }
 }

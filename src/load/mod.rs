@@ -1,0 +1,13 @@
+//! Load on a running hub, and the check that it did what it promised: what `streamward bench` and the comparison with other
+//! servers share.
+//!
+//! Not the client library: the load must cost less than the server it measures, so it reads frames in place and keeps
+//! nothing. It speaks HTTP/2 by h2 alone and sees nothing of the server.
+
+pub mod client;
+pub mod error;
+pub mod framing;
+pub mod message;
+pub mod progress;
+#[cfg(test)]
+mod tests;
