@@ -46,7 +46,7 @@ pub struct Receipts {
 }
 
 /// Connects and logs in.
-async fn log_in(addr: SocketAddr, user: &str) -> Result<Session, LoadError> {
+pub async fn log_in(addr: SocketAddr, user: &str) -> Result<Session, LoadError> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
     let (requests, connection) = h2::client::Builder::new()
@@ -89,6 +89,12 @@ pub async fn publisher(addr: SocketAddr, user: &str) -> Result<(SendStream<Bytes
     let mut session = log_in(addr, user).await?;
     let (response, send) = call(&mut session, "MessageService/Connect").await?;
     Ok((send, Receipts { session, response }))
+}
+
+/// Publishes by a call of its own and waits for the answer.
+pub async fn publish(session: &mut Session, publish: &v1::PublishRequest) -> Result<(), LoadError> {
+    let _: v1::PublishResponse = unary(session, "MessageService/Publish", publish).await?;
+    Ok(())
 }
 
 /// The encoded publish.
