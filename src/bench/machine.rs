@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::Common;
-use crate::servers::{self, Kind, Program};
+use crate::servers::{Kind, Program};
 
 /// Where it was measured, and what.
 pub(crate) struct Machine {

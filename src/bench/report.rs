@@ -137,7 +137,8 @@ impl Outcome {
             let other = self.of(peer.1, peer.0).find(|other| other.round == own.round)?;
             Some(own.number(metric)? / other.number(metric)?)
         });
-        spread(ratios.collect())
+        // To a peer that needs nothing there is no ratio.
+        spread(ratios.filter(|ratio| ratio.is_finite()).collect())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use streamward::load::client;
 use streamward::load::message::{TOPIC, payload};
-use streamward::wire::v1::PublishRequest;
+use streamward::load::session::{Session, dial};
+use streamward::wire::v1::{PublishRequest, PublishResponse};
 use tokio::time::Instant;
 
 use crate::report::{CPU_US, LOAD_US, Outcome, Sample, WALL_US};
@@ -61,7 +61,8 @@ fn sample(case: &str, server: Kind, round: usize, took: Took) -> Sample {
 
 async fn unary(program: &Program, options: &Options, common: &Common) -> Result<Took, BenchError> {
     let server = servers::start(program, common).await?;
-    let mut session = client::log_in(server.addr, "publisher").await?;
+    let authority = server.addr.to_string();
+    let mut session = Session::log_in(dial(server.addr).await?, &authority, "publisher", "").await?;
     let publish = PublishRequest {
         topic: TOPIC.to_owned(),
         payload: payload(0, options.payload_bytes).into(),
@@ -74,7 +75,7 @@ async fn unary(program: &Program, options: &Options, common: &Common) -> Result<
         let (started, mut count) = (Instant::now(), 0);
         while started.elapsed() < span(options, is_warm) {
             for _ in 0..BATCH {
-                client::publish(&mut session, &publish).await?;
+                let _: PublishResponse = session.unary("MessageService/Publish", &publish).await?;
             }
             count += BATCH;
         }
