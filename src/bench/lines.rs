@@ -1,6 +1,7 @@
 //! The load on an MQTT or NATS server: plain TCP connections.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::{Buf as _, BytesMut};
@@ -92,6 +93,18 @@ pub(crate) async fn follow(mut line: Line, index: usize, payload_bytes: usize, p
         }
     };
     progress.fail(format!("subscriber {index}: {fault}"));
+}
+
+/// Keeps the connection, unread bytes thrown away, until `leave` is done.
+pub(crate) async fn hold(mut line: Line, leave: impl Future<Output = ()>) -> Result<(), BenchError> {
+    let mut leave = pin!(leave);
+    loop {
+        tokio::select! {
+            () = &mut leave => return Ok(()),
+            filled = fill(&mut line) => filled?,
+        }
+        line.buffer.clear();
+    }
 }
 
 /// Reads what the server says to the publisher, which delivers nothing.

@@ -1,18 +1,72 @@
 //! What a run of measurements comes to.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use serde_json::{Value, json};
 
 use crate::BenchError;
-use crate::fanout::Sample;
+use crate::machine::Machine;
+use crate::marks::{self, Verdict};
 use crate::servers::Kind;
 
-const KINDS: [Kind; 3] = [Kind::Streamward, Kind::Mosquitto, Kind::NatsServer];
-/// A lone message may cost as much as at the cheaper peer.
-const ALONE_RATIO_MAX: f64 = 1.0;
-/// Batched messages cost at least 2.5 times less than at nats-server.
-const BATCHED_RATIO_MAX: f64 = 0.4;
+/// A kind of number.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Metric {
+    /// Its key in JSON.
+    pub(crate) key: &'static str,
+    /// Its name and unit in tables.
+    pub(crate) title: &'static str,
+    /// Digits behind the point.
+    digits: usize,
+}
+
+const fn metric(key: &'static str, title: &'static str, digits: usize) -> Metric {
+    Metric { key, title, digits }
+}
+
+pub(crate) const CPU_US: Metric = metric("cpu_us", "server CPU µs", 3);
+pub(crate) const LOAD_US: Metric = metric("load_cpu_us", "load CPU µs", 3);
+pub(crate) const PER_SECOND: Metric = metric("per_second", "per second", 0);
+pub(crate) const WALL_US: Metric = metric("wall_us", "wall µs", 1);
+pub(crate) const P50_US: Metric = metric("p50_us", "p50 µs", 0);
+pub(crate) const P99_US: Metric = metric("p99_us", "p99 µs", 0);
+pub(crate) const P999_US: Metric = metric("p999_us", "p99.9 µs", 0);
+pub(crate) const P99_BEFORE_US: Metric = metric("p99_before_us", "p99 before µs", 0);
+pub(crate) const P99_WITH_US: Metric = metric("p99_with_us", "p99 with µs", 0);
+pub(crate) const P99_RATIO: Metric = metric("p99_ratio", "p99 with / before", 2);
+pub(crate) const START_MS: Metric = metric("start_ms", "start ms", 1);
+pub(crate) const RSS_MIB: Metric = metric("rss_mib", "RSS MiB", 2);
+pub(crate) const FILE_MIB: Metric = metric("file_mib", "file MiB", 2);
+pub(crate) const CONNECTION_KIB: Metric = metric("rss_kib_per_connection", "RSS KiB / connection", 1);
+pub(crate) const LEFT: Metric = metric("left_to_warm", "gone / warm", 2);
+pub(crate) const FULL_MIB: Metric = metric("full_mib", "RSS MiB, all connected", 1);
+pub(crate) const WAKEUPS: Metric = metric("wakeups_per_second", "wake-ups / s", 1);
+pub(crate) const IDLE_CPU_US: Metric = metric("cpu_us_per_second", "CPU µs / s", 0);
+pub(crate) const THREADS: Metric = metric("threads", "threads", 0);
+
+/// One measurement of one server.
+pub(crate) struct Sample {
+    /// What was asked of it.
+    pub(crate) case: String,
+    /// Of which server.
+    pub(crate) server: Kind,
+    /// Which round, from 0.
+    pub(crate) round: usize,
+    /// What was measured.
+    pub(crate) numbers: Vec<(&'static Metric, f64)>,
+}
+
+/// All measurements of one work.
+pub(crate) struct Outcome {
+    /// As the command line names it.
+    pub(crate) work: &'static str,
+    what: String,
+    /// What is compared, and shown where there is room for little.
+    shown: &'static [&'static Metric],
+    pub(crate) samples: Vec<Sample>,
+    faults: Vec<String>,
+}
 
 /// Median, lowest and highest of some numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,20 +76,76 @@ pub(crate) struct Spread {
     pub(crate) high: f64,
 }
 
-/// All rounds of one server and window.
-pub(crate) struct Row {
-    pub(crate) kind: Kind,
-    pub(crate) window: u64,
-    /// Server CPU per delivery, microseconds.
-    pub(crate) cpu_us: Spread,
-    /// The load's CPU per delivery, microseconds.
-    pub(crate) load_us: Spread,
-    /// Deliveries per second.
-    pub(crate) rate: Spread,
-    /// This server's CPU over nats-server's, of the same round and window.
-    pub(crate) to_nats: Option<Spread>,
-    /// This server's CPU over mosquitto's.
-    pub(crate) to_mosquitto: Option<Spread>,
+impl Outcome {
+    /// Nothing measured yet.
+    pub(crate) fn new(work: &'static str, what: String, shown: &'static [&'static Metric]) -> Self {
+        Self { work, what, shown, samples: Vec::new(), faults: Vec::new() }
+    }
+
+    /// Adds a measurement, and says so.
+    pub(crate) fn push(&mut self, sample: Sample) -> Result<(), BenchError> {
+        let Sample { case, server, round, numbers } = &sample;
+        let numbers =
+            numbers.iter().map(|(metric, number)| format!("{number:.*} {}", metric.digits, metric.title));
+        let numbers: Vec<String> = numbers.collect();
+        writeln!(io::stderr(), "round {} {case}: {:<12} {}", round + 1, server.name(), numbers.join(", "))?;
+        self.samples.push(sample);
+        Ok(())
+    }
+
+    /// Notes a measurement that says nothing.
+    pub(crate) fn void(&mut self, server: Kind, round: usize, error: &BenchError) -> Result<(), BenchError> {
+        let fault = format!("{}: {}, round {}: {error}", self.work, server.name(), round + 1);
+        writeln!(io::stderr(), "VOID {fault}")?;
+        self.faults.push(fault);
+        Ok(())
+    }
+
+    /// Whether nothing is void and every mark was looked at and kept.
+    pub(crate) fn is_content(&self) -> bool {
+        self.faults.is_empty() && marks::judge(self).iter().all(|verdict| verdict.kept() == Some(true))
+    }
+
+    /// Each case, in the order they were measured in.
+    pub(crate) fn cases(&self) -> Vec<&str> {
+        let mut cases = Vec::new();
+        for sample in &self.samples {
+            if !cases.contains(&sample.case.as_str()) {
+                cases.push(&sample.case);
+            }
+        }
+        cases
+    }
+
+    fn servers(&self) -> Vec<Kind> {
+        let is_there = |kind: &Kind| self.samples.iter().any(|sample| sample.server == *kind);
+        Kind::ALL.into_iter().filter(is_there).collect()
+    }
+
+    fn of<'a>(&'a self, case: &'a str, server: Kind) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| sample.case == case && sample.server == server)
+    }
+
+    /// This number of all rounds.
+    pub(crate) fn spread(&self, case: &str, server: Kind, metric: &Metric) -> Option<Spread> {
+        spread(self.of(case, server).filter_map(|sample| sample.number(metric)).collect())
+    }
+
+    /// What this project's server needs of what the peer needs, in the same round.
+    pub(crate) fn ratio(&self, case: &str, peer: (Kind, &str), metric: &Metric) -> Option<Spread> {
+        let ratios = self.of(case, Kind::Streamward).filter_map(|own| {
+            let other = self.of(peer.1, peer.0).find(|other| other.round == own.round)?;
+            Some(own.number(metric)? / other.number(metric)?)
+        });
+        // To a peer that needs nothing there is no ratio.
+        spread(ratios.filter(|ratio| ratio.is_finite()).collect())
+    }
+}
+
+impl Sample {
+    fn number(&self, metric: &Metric) -> Option<f64> {
+        self.numbers.iter().find(|(own, _)| *own == metric).map(|(_, number)| *number)
+    }
 }
 
 /// The spread of the numbers; `None` when there are none.
@@ -48,134 +158,135 @@ pub(crate) fn spread(mut numbers: Vec<f64>) -> Option<Spread> {
     Some(Spread { median, low, high })
 }
 
-/// One row per server and window, in the order of the windows.
-pub(crate) fn summarize(samples: &[Sample], windows: &[u64]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for window in windows {
-        for kind in KINDS {
-            let of = |kind: Kind| samples.iter().filter(move |s| s.kind == kind && s.window == *window);
-            let all = |number: fn(&Sample) -> f64| spread(of(kind).map(number).collect());
-            let ratio = |peer: Kind| {
-                let pairs = of(kind).filter_map(|own| {
-                    let same_round = of(peer).find(|other| other.round == own.round)?;
-                    Some(own.cpu_ns / same_round.cpu_ns)
-                });
-                if kind == peer { None } else { spread(pairs.collect()) }
-            };
-            if let (Some(cpu_us), Some(load_us), Some(rate)) =
-                (all(|s| s.cpu_ns / 1e3), all(|s| s.load_ns / 1e3), all(|s| s.rate))
-            {
-                let (to_nats, to_mosquitto) = (ratio(Kind::NatsServer), ratio(Kind::Mosquitto));
-                rows.push(Row { kind, window: *window, cpu_us, load_us, rate, to_nats, to_mosquitto });
-            }
-        }
-    }
-    rows
-}
-
-/// Whether this project's server was measured in every window and keeps each mark.
-pub(crate) fn marks_kept(rows: &[Row], windows: &[u64]) -> bool {
-    let kept = |window| rows.iter().any(|row| row.window == window && mark(row) == Some(true));
-    windows.iter().all(|window| kept(*window))
-}
-
-/// Whether the row keeps its mark; `None` for a peer or without a peer to compare with.
-fn mark(row: &Row) -> Option<bool> {
-    if row.kind != Kind::Streamward {
-        return None;
-    }
-    let to_nats = row.to_nats.map(|ratio| ratio.median);
-    if row.window > 1 {
-        return to_nats.map(|ratio| ratio <= BATCHED_RATIO_MAX);
-    }
-    let to_mosquitto = row.to_mosquitto.map(|ratio| ratio.median);
-    to_nats.into_iter().chain(to_mosquitto).reduce(f64::max).map(|ratio| ratio <= ALONE_RATIO_MAX)
-}
-
-/// One measurement as a line of progress.
-pub(crate) fn line(sample: &Sample) -> String {
-    format!(
-        "round {} {:>5} in flight  {:<12} {:7.3} µs/delivery  {:>9.0} deliveries/s  {} deliveries",
-        sample.round + 1,
-        sample.window,
-        sample.kind.name(),
-        sample.cpu_ns / 1e3,
-        sample.rate,
-        sample.deliveries
-    )
+/// The number below which this part of the sorted numbers is.
+pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
+    let rank = (1..=sorted.len())
+        .collect::<Vec<_>>()
+        .partition_point(|rank| (*rank as f64) < part * sorted.len() as f64);
+    sorted.get(rank).or(sorted.last()).map_or(f64::NAN, |number| *number as f64)
 }
 
 /// The result for people.
-pub(crate) fn table(
-    rows: &[Row],
-    faults: &[String],
-    subscribers: usize,
-    payload_bytes: usize,
-    out: &mut dyn Write,
-) -> Result<(), BenchError> {
-    writeln!(
-        out,
-        "\nServer CPU per delivered message, {subscribers} subscribers, {payload_bytes}-byte payloads"
-    )?;
-    writeln!(
-        out,
-        "{:>9}  {:<12} {:>30}  {:>12}  {:>9}  {:>8}  {:>12}  mark",
-        "in flight",
-        "server",
-        "µs/delivery, median (min-max)",
-        "deliveries/s",
-        "load µs",
-        "/ nats",
-        "/ mosquitto"
-    )?;
-    for row in rows {
-        let Spread { median, low, high } = row.cpu_us;
-        let ratio =
-            |ratio: Option<Spread>| ratio.map_or("-".to_owned(), |ratio| format!("{:.2}", ratio.median));
-        let mark = mark(row).map_or("", |kept| if kept { "kept" } else { "MISSED" });
-        writeln!(
+pub(crate) fn text(outcomes: &[Outcome], machine: &Machine) -> String {
+    let mut out = String::new();
+    for outcome in outcomes {
+        out += &work_text(outcome);
+    }
+    let verdicts: Vec<Verdict> = outcomes.iter().flat_map(marks::judge).collect();
+    if !verdicts.is_empty() {
+        out += "\nMarks: median of the ratios within the rounds (lowest-highest)\n";
+    }
+    for verdict in &verdicts {
+        let kept = verdict.word();
+        writeln!(out, "{kept:<12} {:>7} <= {:<5} {}", verdict.measured(), verdict.at_most, verdict.what).ok();
+    }
+    writeln!(out, "\n{}", machine.sentence()).ok();
+    out
+}
+
+fn work_text(outcome: &Outcome) -> String {
+    let mut out = format!("\n{}; median (lowest-highest) of the rounds\n", outcome.what);
+    for case in outcome.cases() {
+        writeln!(out, "{case}").ok();
+        for server in outcome.servers() {
+            let Some(sample) = outcome.of(case, server).next() else { continue };
+            write!(out, "  {:<12}", server.name()).ok();
+            for (metric, _) in &sample.numbers {
+                let Some(Spread { median, low, high }) = outcome.spread(case, server, metric) else {
+                    continue;
+                };
+                let digits = metric.digits;
+                write!(out, " {median:>9.digits$} ({low:.digits$}-{high:.digits$}) {}", metric.title).ok();
+            }
+            let compared =
+                outcome.shown.first().and_then(|metric| outcome.ratio(case, (server, case), metric));
+            if let (Some(ratio), true) = (compared, server != Kind::Streamward) {
+                write!(out, "  streamward x {:.3} ({:.3}-{:.3})", ratio.median, ratio.low, ratio.high).ok();
+            }
+            out.push('\n');
+        }
+    }
+    for fault in &outcome.faults {
+        writeln!(out, "VOID {fault}").ok();
+    }
+    out
+}
+
+/// The result for a document.
+pub(crate) fn markdown(outcomes: &[Outcome], machine: &Machine) -> String {
+    let mut out = format!("{}\n", machine.sentence());
+    for outcome in outcomes {
+        let servers = outcome.servers();
+        let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
+        write!(
             out,
-            "{:>9}  {:<12} {:>30}  {:>12.0}  {:>9.3}  {:>8}  {:>12}  {mark}",
-            row.window,
-            row.kind.name(),
-            format!("{median:.3} ({low:.3}-{high:.3})"),
-            row.rate.median,
-            row.load_us.median,
-            ratio(row.to_nats),
-            ratio(row.to_mosquitto),
-        )?;
+            "\n{}:\n\n| | {} |\n|---|{}\n",
+            outcome.what,
+            names.join(" | "),
+            "---:|".repeat(names.len())
+        )
+        .ok();
+        for case in outcome.cases() {
+            for metric in outcome.shown {
+                let title = if outcome.shown.len() > 1 {
+                    format!("{case}: {}", metric.title)
+                } else {
+                    case.to_owned()
+                };
+                let cells = servers.iter().map(|server| cell(outcome, case, *server, metric));
+                writeln!(
+                    out,
+                    "| {} | {} |",
+                    title.trim_start_matches(": "),
+                    cells.collect::<Vec<_>>().join(" | ")
+                )
+                .ok();
+            }
+        }
+        for fault in &outcome.faults {
+            writeln!(out, "\nVoid: {fault}").ok();
+        }
     }
-    for fault in faults {
-        writeln!(out, "VOID {fault}")?;
+    let verdicts: Vec<Verdict> = outcomes.iter().flat_map(marks::judge).collect();
+    if !verdicts.is_empty() {
+        out += "\n| mark | at most | measured | |\n|---|---:|---:|---|\n";
     }
-    Ok(())
+    for verdict in &verdicts {
+        let Verdict { what, at_most, .. } = verdict;
+        writeln!(out, "| {what} | {at_most} | {} | {} |", verdict.measured(), verdict.word()).ok();
+    }
+    out
+}
+
+/// A median; behind a peer's, what this project's server needs of it.
+fn cell(outcome: &Outcome, case: &str, server: Kind, metric: &Metric) -> String {
+    let Some(spread) = outcome.spread(case, server, metric) else { return "–".to_owned() };
+    format!("{:.*}", metric.digits, spread.median)
 }
 
 /// The result for programs.
-pub(crate) fn json(
-    rows: &[Row],
-    samples: &[Sample],
-    faults: &[String],
-    subscribers: usize,
-    payload_bytes: usize,
-) -> Value {
+pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Value {
     let spread = |s: Spread| json!({ "median": s.median, "min": s.low, "max": s.high });
-    let rows = rows.iter().map(|row| {
+    let works = outcomes.iter().map(|outcome| {
+        let samples = outcome.samples.iter().map(|sample| {
+            let numbers =
+                sample.numbers.iter().map(|(metric, number)| (metric.key.to_owned(), json!(number)));
+            json!({
+                "case": sample.case, "server": sample.server.name(), "round": sample.round + 1,
+                "numbers": numbers.collect::<serde_json::Map<_, _>>(),
+            })
+        });
+        let marks = marks::judge(outcome).into_iter().map(|verdict| {
+            json!({
+                "mark": verdict.what, "at_most": verdict.at_most, "measured": verdict.spread.map(spread),
+                "kept": verdict.kept(),
+            })
+        });
         json!({
-            "server": row.kind.name(), "in_flight": row.window,
-            "cpu_us_per_delivery": spread(row.cpu_us), "load_us_per_delivery": spread(row.load_us),
-            "deliveries_per_second": spread(row.rate), "ratio_to_nats": row.to_nats.map(spread),
-            "ratio_to_mosquitto": row.to_mosquitto.map(spread), "mark_kept": mark(row),
+            "work": outcome.work, "what": outcome.what, "samples": samples.collect::<Vec<_>>(),
+            "marks": marks.collect::<Vec<_>>(), "void": outcome.faults,
         })
     });
-    let samples = samples.iter().map(|s| {
-        json!({
-            "server": s.kind.name(), "in_flight": s.window, "round": s.round + 1, "cpu_ns_per_delivery": s.cpu_ns,
-            "load_ns_per_delivery": s.load_ns, "deliveries_per_second": s.rate, "deliveries": s.deliveries,
-        })
-    });
-    json!({
-        "benchmark": "fanout", "subscribers": subscribers, "payload_bytes": payload_bytes,
-        "rows": rows.collect::<Vec<_>>(), "samples": samples.collect::<Vec<_>>(), "void": faults,
-    })
+    let works: Vec<Value> = works.collect();
+    json!({ "benchmark": "peers", "machine": machine.json(), "works": works })
 }

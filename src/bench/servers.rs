@@ -1,6 +1,7 @@
 //! The servers under test: found, started on one core, stopped.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::BenchError;
+use crate::lines::Dialect;
+use crate::{BenchError, Common};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,7 +22,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// Where Debian puts servers, often outside a user's PATH.
 const MORE_PATHS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 const LOG_FILE: &str = "server.log";
-const READY: &str = "listening on ";
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bench/peers");
 
 /// Counts that a load of thousands of clients of one address needs.
 const ROOM_FOR_MANY: [(&str, &str); 8] = [
@@ -44,17 +46,90 @@ pub(crate) enum Kind {
     Mosquitto,
     /// nats-server.
     NatsServer,
+    /// Written by hand with tonic: `peers/tonic`.
+    PlainTonic,
+    /// Written by hand for Node: `peers/grpcjs`.
+    GrpcJs,
+    /// Written by hand with Python's asyncio: `peers/grpcio`.
+    Grpcio,
 }
 
 impl Kind {
-    /// The program's name.
+    /// Every server, in the order of the tables.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Streamward, Self::NatsServer, Self::Mosquitto, Self::PlainTonic, Self::GrpcJs, Self::Grpcio];
+
+    /// What the tables call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Streamward => "streamward",
             Self::Mosquitto => "mosquitto",
             Self::NatsServer => "nats-server",
+            Self::PlainTonic => "plain tonic",
+            Self::GrpcJs => "grpc-js",
+            Self::Grpcio => "grpcio",
         }
     }
+
+    /// What it speaks, if not gRPC by this project's contract.
+    pub(crate) fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::Mosquitto => Some(Dialect::Mqtt),
+            Self::NatsServer => Some(Dialect::Nats),
+            Self::Streamward | Self::PlainTonic | Self::GrpcJs | Self::Grpcio => None,
+        }
+    }
+}
+
+/// How a server is run.
+#[derive(Clone)]
+pub(crate) struct Program {
+    /// Which.
+    pub(crate) kind: Kind,
+    /// What is executed.
+    pub(crate) path: PathBuf,
+    /// The script, where the program is an interpreter, and the directory its packages are found in.
+    pub(crate) script: Option<(PathBuf, &'static str, OsString)>,
+}
+
+impl Program {
+    /// A command that runs the server's program, or its interpreter without the script.
+    pub(crate) fn interpreter(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some((_, variable, packages)) = &self.script {
+            command.env(variable, packages);
+        }
+        command
+    }
+}
+
+/// The server's program, if it is here with all it needs.
+pub(crate) fn find(kind: Kind, common: &Common) -> Option<Program> {
+    let beside = |file: &str| common.peers.join(file);
+    let (path, script) = match kind {
+        Kind::Streamward => (common.server.clone(), None),
+        Kind::Mosquitto | Kind::NatsServer => (in_path(kind.name())?, None),
+        Kind::PlainTonic => (beside("peers/release/plain-tonic"), None),
+        Kind::GrpcJs => {
+            let packages = beside("clients-node/node_modules");
+            packages.join("@grpc/grpc-js").is_dir().then_some(())?;
+            let script = Path::new(SOURCES).join("grpcjs/server.js");
+            (in_path("node")?, Some((script, "NODE_PATH", packages.into())))
+        }
+        Kind::Grpcio => {
+            let stubs = beside("peers/python");
+            stubs.join("streamward").is_dir().then_some(())?;
+            let script = Path::new(SOURCES).join("grpcio/server.py");
+            (beside("clients-venv/bin/python"), Some((script, "PYTHONPATH", stubs.into())))
+        }
+    };
+    path.is_file().then_some(Program { kind, path, script })
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(MORE_PATHS.map(PathBuf::from));
+    places.map(|place| place.join(name)).find(|program| program.is_file())
 }
 
 /// A running server. Dropped without [`stop`], it is killed.
@@ -83,44 +158,58 @@ impl Drop for Server {
     }
 }
 
-/// The program of a server, if it is here. `streamward` is the path the user gave.
-pub(crate) fn find(kind: Kind, streamward: &Path) -> Option<PathBuf> {
-    if kind == Kind::Streamward {
-        return streamward.is_file().then(|| streamward.to_owned());
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path).chain(MORE_PATHS.map(PathBuf::from));
-    places.map(|place| place.join(kind.name())).find(|program| program.is_file())
+/// Starts the server on its core and returns when it accepts connections.
+pub(crate) async fn start(program: &Program, common: &Common) -> Result<Server, BenchError> {
+    let mut server = launch(program, common)?;
+    wait_ready(&mut server, POLL).await?;
+    Ok(server)
 }
 
-/// Starts the server on this core and returns when it accepts connections.
-pub(crate) async fn start(kind: Kind, program: &Path, core: usize) -> Result<Server, BenchError> {
+/// Starts the server on its core.
+pub(crate) fn launch(program: &Program, common: &Common) -> Result<Server, BenchError> {
     let dir = tempfile::tempdir()?;
-    let port = free_port()?;
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string()]).arg(program);
-    match kind {
+    command.args(["-c", &common.server_core.to_string()]).arg(&program.path);
+    if let Some((script, variable, packages)) = &program.script {
+        command.env(variable, packages).arg(script);
+    }
+    match program.kind {
         Kind::Streamward => {
             let admin_socket = dir.path().join("admin.sock");
-            command.args(["serve", "--listen", "127.0.0.1:0", "--admin-socket"]).arg(admin_socket);
+            command.args(["serve", "--listen", &addr.to_string(), "--admin-socket"]).arg(admin_socket);
             command.envs(ROOM_FOR_MANY);
         }
         Kind::Mosquitto => {
             let config = dir.path().join("mosquitto.conf");
-            fs::write(&config, mosquitto_config(port))?;
+            fs::write(&config, mosquitto_config(addr.port()))?;
             command.arg("-c").arg(config);
         }
         Kind::NatsServer => {
-            command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+            command.args(["-a", "127.0.0.1", "-p", &addr.port().to_string()]);
+        }
+        Kind::PlainTonic | Kind::GrpcJs | Kind::Grpcio => {
+            command.arg(addr.to_string());
         }
     }
     let log = File::create(dir.path().join(LOG_FILE))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let child = command.spawn()?;
-    let mut server = Server { kind, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), child, dir };
-    let ready = timeout(START_TIMEOUT, wait_ready(&mut server)).await;
-    ready.unwrap_or_else(|_| Err(not_ready(&server, "did not become ready")))?;
-    Ok(server)
+    Ok(Server { kind: program.kind, addr, child: command.spawn()?, dir })
+}
+
+/// Returns when the server accepts connections; asks that often.
+pub(crate) async fn wait_ready(server: &mut Server, poll: Duration) -> Result<(), BenchError> {
+    let accepting = async {
+        while TcpStream::connect(server.addr).await.is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                return Err(not_ready(server, &format!("ended with {status}")));
+            }
+            sleep(poll).await;
+        }
+        Ok(())
+    };
+    let ready = timeout(START_TIMEOUT, accepting).await;
+    ready.unwrap_or_else(|_| Err(not_ready(server, "did not become ready")))
 }
 
 /// Asks the server to stop; kills it when it does not.
@@ -135,36 +224,8 @@ pub(crate) async fn stop(mut server: Server) -> Result<(), BenchError> {
     timeout(STOP_TIMEOUT, stopped).await.unwrap_or_else(|_| Err("had to be killed".into()))
 }
 
-async fn wait_ready(server: &mut Server) -> Result<(), BenchError> {
-    loop {
-        if let Some(status) = server.child.try_wait()? {
-            return Err(not_ready(server, &format!("ended with {status}")));
-        }
-        if server.kind == Kind::Streamward {
-            if let Some(addr) = logged_addr(&log(server)) {
-                server.addr = addr;
-                return Ok(());
-            }
-        } else if TcpStream::connect(server.addr).await.is_ok() {
-            return Ok(());
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// The address in a log line `… listening on 127.0.0.1:4711`.
-fn logged_addr(log: &str) -> Option<SocketAddr> {
-    log.split(READY)
-        .skip(1)
-        .find_map(|rest| rest.split_ascii_whitespace().next()?.trim_end_matches(',').parse().ok())
-}
-
-fn log(server: &Server) -> String {
-    fs::read_to_string(server.dir.path().join(LOG_FILE)).unwrap_or_default()
-}
-
 fn not_ready(server: &Server, what: &str) -> BenchError {
-    let log = log(server);
+    let log = fs::read_to_string(server.dir.path().join(LOG_FILE)).unwrap_or_default();
     let tail: Vec<&str> = log.lines().rev().take(5).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
     format!("{} {what}: {}", server.kind.name(), tail.join(" | ")).into()

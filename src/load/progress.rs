@@ -1,6 +1,8 @@
 //! How far every subscriber is: a message is in flight until the last of them has it.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,9 +17,19 @@ const STALL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Progress {
     state: RefCell<State>,
+    arrived: RefCell<Option<Arrived>>,
     receipts: Cell<u64>,
     fault: RefCell<Option<String>>,
     changed: Notify,
+}
+
+/// Called with the numbers of the messages that one subscriber has just received.
+struct Arrived(Box<dyn FnMut(Range<u64>)>);
+
+impl fmt::Debug for Arrived {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Arrived")
+    }
 }
 
 #[derive(Debug)]
@@ -33,16 +45,25 @@ impl Progress {
     pub fn new(subscribers: usize) -> Self {
         Self {
             state: RefCell::new(State { received: vec![0; subscribers], low: 0, at_low: subscribers }),
+            arrived: RefCell::new(None),
             receipts: Cell::new(0),
             fault: RefCell::new(None),
             changed: Notify::new(),
         }
     }
 
+    /// Calls this with the numbers of the messages that a subscriber has just received, from now on.
+    pub fn on_arrival(&self, arrived: impl FnMut(Range<u64>) + 'static) {
+        *self.arrived.borrow_mut() = Some(Arrived(Box::new(arrived)));
+    }
+
     /// Subscriber `index` has received `count` messages in all.
     pub fn advance(&self, index: usize, count: u64) {
         let mut state = self.state.borrow_mut();
         let before = std::mem::replace(&mut state.received[index], count);
+        if let Some(Arrived(arrived)) = self.arrived.borrow_mut().as_mut() {
+            arrived(before..count);
+        }
         if before != state.low || count == before {
             return;
         }

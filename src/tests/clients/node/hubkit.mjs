@@ -192,7 +192,7 @@ export class Session {
 }
 
 // The stubs of one connection.
-class Channel {
+export class Channel {
   constructor(target) {
     const credentials = grpc.credentials.createInsecure();
     this.channel = new grpc.Channel(target, credentials, { 'grpc.use_local_subchannel_pool': 1 });

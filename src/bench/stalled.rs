@@ -1,0 +1,75 @@
+//! How late deliveries come while one of the readers has stopped reading.
+
+use std::time::Duration;
+
+use crate::report::{Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US, Sample, quantile};
+use crate::room::{self, Room};
+use crate::servers::{Kind, Program};
+use crate::{BenchError, Common, fanout};
+
+/// Published once the reader has stopped: more than the buffers of two kernels hold.
+const BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+const BACKLOG_WINDOW: u64 = 16;
+const CAPACITY_CPU_MS: u64 = 300;
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Options of `stalled`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Messages per second, at most; a server that can do less is given half of what it can do
+    #[arg(long, default_value_t = 250.0)]
+    rate_max: f64,
+    /// Subscribers, each with a connection of its own; one more is the one that stops
+    #[arg(long, default_value_t = 99)]
+    subscribers: usize,
+    /// Payload, bytes (at least 8)
+    #[arg(long, default_value_t = 4096)]
+    payload_bytes: usize,
+    /// How long to publish, before and with the one that stopped
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+}
+
+/// Runs all rounds.
+pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, BenchError> {
+    let Options { subscribers, payload_bytes, .. } = options;
+    let what = format!(
+        "Delivery latency of {subscribers} readers before and after one more has stopped reading, {payload_bytes}-byte payloads"
+    );
+    let mut outcome = Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US]);
+    for round in 0..common.rounds(5) {
+        for program in common.programs(&Kind::ALL) {
+            match look(&program, options, common).await {
+                Ok((before, with)) => {
+                    let numbers =
+                        vec![(&P99_RATIO, with / before), (&P99_BEFORE_US, before), (&P99_WITH_US, with)];
+                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
+                }
+                Err(error) => outcome.void(program.kind, round, &error)?,
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// The p99 of the readers, in microseconds: before one more stops, and after it.
+async fn look(program: &Program, options: &Options, common: &Common) -> Result<(f64, f64), BenchError> {
+    let mut room = room::open(program, options.subscribers, options.payload_bytes, common).await?;
+    let took = fanout::measure(&mut room, BACKLOG_WINDOW, CAPACITY_CPU_MS).await?;
+    let rate = (took.count as f64 / took.wall_ns as f64 * 1e9 / 2.0).min(options.rate_max);
+    let before = p99_us(&mut room, rate, options).await?;
+    // Kept, and never read again.
+    let stalled = room::subscriber(&room.server, "stalled").await?;
+    let backlog = u64::try_from(BACKLOG_BYTES / options.payload_bytes.max(1))?;
+    room::closed_loop(&mut room, backlog, BACKLOG_WINDOW).await?;
+    let with = p99_us(&mut room, rate, options).await?;
+    drop(stalled);
+    room::close(room).await?;
+    Ok((before, with))
+}
+
+async fn p99_us(room: &mut Room, rate: f64, options: &Options) -> Result<f64, BenchError> {
+    room::open_loop(room, rate, WARM_UP).await?;
+    let late = room::open_loop(room, rate, Duration::from_secs(options.seconds)).await?;
+    Ok(quantile(&late, 0.99) / 1e3)
+}
