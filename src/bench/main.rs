@@ -4,6 +4,8 @@
 
 mod all;
 mod fanout;
+mod follower;
+mod http2;
 mod idle;
 mod latency;
 mod lines;

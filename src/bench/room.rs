@@ -16,6 +16,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
+use crate::follower;
 use crate::lines::{self, Line};
 use crate::servers::{self, Program, Server};
 use crate::{BenchError, Common, procfs};
@@ -91,13 +92,13 @@ pub(crate) async fn open(
     let mut followers = JoinSet::new();
     for index in 0..subscribers {
         let progress = Rc::clone(&progress);
-        match subscriber(&server, &format!("subscriber-{index}")).await? {
-            Subscriber::Line(line) => {
-                followers.spawn_local(lines::follow(line, index, payload_bytes, progress));
-            }
-            Subscriber::Grpc(subscriber) => {
-                followers.spawn_local(client::follow(subscriber, index, payload_bytes, progress));
-            }
+        let name = format!("subscriber-{index}");
+        if let Some(dialect) = server.kind.dialect() {
+            let line = lines::subscriber(dialect, server.addr, &name).await?;
+            followers.spawn_local(lines::follow(line, index, payload_bytes, progress));
+        } else {
+            let follower = follower::subscriber(server.addr, &name).await?;
+            followers.spawn_local(follower::follow(follower, index, payload_bytes, progress));
         }
     }
     let (template, to) = if let Some(dialect) = server.kind.dialect() {

@@ -1,11 +1,17 @@
 //! Tests of the benchmark's own parts; a target of its own, because the benchmark has no test harness.
 
+mod http2;
 mod mqtt;
 mod nats;
 
 use std::error::Error;
 
+use prost::Message as _;
+use streamward::load::framing::framed;
 use streamward::load::message::{Item, TOPIC, Template, payload};
+
+use streamward::wire::v1;
+use tokio::io::AsyncWriteExt as _;
 
 /// Any failure of a benchmark; its text says what went wrong.
 pub(crate) type BenchError = Box<dyn Error>;
@@ -61,4 +67,105 @@ fn nats_openings_end_with_a_ping() {
     assert!(nats::publisher_opening().ends_with(b"}\r\nPING\r\n"));
     assert_eq!(nats::PONG, b"PONG\r\n");
     Template::new(nats::publish(PAYLOAD_BYTES), PAYLOAD_BYTES, nats::AFTER_PAYLOAD_BYTES).unwrap();
+}
+
+/// One frame on the followed stream's connection.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A message of one event.
+fn event_message(number: u64) -> Vec<u8> {
+    let event = v1::Event { payload: payload(number, PAYLOAD_BYTES).into(), ..Default::default() };
+    framed(&v1::ServerFrame { events: vec![event], ..Default::default() }.encode_to_vec()).unwrap()
+}
+
+fn heard(reader: &mut http2::Reader) -> Result<Vec<Vec<u8>>, BenchError> {
+    let mut heard = Vec::new();
+    reader.items(&mut |item| {
+        if let Item::Payload(payload) = item {
+            heard.push(payload.to_vec());
+        }
+        Ok(())
+    })?;
+    Ok(heard)
+}
+
+#[test]
+fn http2_frames_cut_anywhere_give_the_same_events() {
+    let messages: Vec<u8> = (0..5).flat_map(event_message).collect();
+    let (first, second) = messages.split_at(200);
+    let padded = [&[3], second, &[0; 3]].concat();
+    let bytes = [
+        frame(1, 4, 3, b"any head"),
+        frame(0, 0, 3, first),
+        frame(8, 0, 0, &[0, 0, 0, 9]),
+        frame(0, 0, 1, b"another stream's"),
+        frame(0, 8, 3, &padded),
+    ]
+    .concat();
+    let expected: Vec<Vec<u8>> = (0..5).map(|number| payload(number, PAYLOAD_BYTES)).collect();
+    for chunk_bytes in [1, 2, 9, 10, 64, bytes.len()] {
+        let (mut reader, mut all) = (http2::Reader::new(), Vec::new());
+        for chunk in bytes.chunks(chunk_bytes) {
+            reader.buffer.extend_from_slice(chunk);
+            all.extend(heard(&mut reader).unwrap());
+        }
+        assert_eq!(all, expected, "in chunks of {chunk_bytes}");
+    }
+}
+
+#[test]
+fn http2_settings_and_pings_are_answered_and_windows_given_back() {
+    let mut reader = http2::Reader::new();
+    reader.buffer.extend_from_slice(&[frame(4, 0, 0, &[]), frame(6, 0, 0, b"12345678")].concat());
+    heard(&mut reader).unwrap();
+    assert_eq!(reader.replies, [frame(4, 1, 0, &[]), frame(6, 1, 0, b"12345678")].concat());
+    reader.replies.clear();
+    reader.buffer.extend_from_slice(&[frame(4, 1, 0, &[]), frame(6, 1, 0, b"12345678")].concat());
+    heard(&mut reader).unwrap();
+    assert!(reader.replies.is_empty(), "answers are not answered");
+    let data = frame(0, 0, 3, &event_message(0).repeat(100));
+    let mut taken = 0_u32;
+    while reader.replies.is_empty() {
+        reader.buffer.extend_from_slice(&data);
+        heard(&mut reader).unwrap();
+        taken += u32::try_from(data.len() - 9).unwrap();
+    }
+    assert!((2 << 20..3 << 20).contains(&taken), "{taken}");
+    let update = |stream| frame(8, 0, stream, &taken.to_be_bytes());
+    assert_eq!(reader.replies, [update(0), update(3)].concat());
+}
+
+#[test]
+fn the_end_of_a_call_or_connection_makes_a_measurement_void() {
+    for bytes in [frame(1, 5, 3, b"trailers"), frame(3, 0, 3, &[0; 4]), frame(7, 0, 0, &[0; 8])] {
+        let mut reader = http2::Reader::new();
+        reader.buffer.extend_from_slice(&bytes);
+        assert!(heard(&mut reader).is_err(), "{bytes:?}");
+    }
+    let mut reader = http2::Reader::new();
+    reader.buffer.extend_from_slice(&frame(1, 5, 1, b"the login's trailers"));
+    assert!(heard(&mut reader).is_ok(), "another stream's end is no fault");
+}
+
+#[tokio::test]
+async fn http2_openings_are_as_h2_reads_them() {
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    let opening = [
+        http2::opening("10.0.0.1:50051", "ada").unwrap(),
+        http2::subscribing("10.0.0.1:50051", "secret").unwrap(),
+    ];
+    near.write_all(&opening.concat()).await.unwrap();
+    let mut server = h2::server::handshake(far).await.unwrap();
+    for (path, token) in [("SessionService/Login", None), ("MessageService/Subscribe", Some("Bearer secret"))]
+    {
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        assert_eq!(request.uri().to_string(), format!("http://10.0.0.1:50051/streamward.v1.{path}"));
+        assert_eq!(request.method(), "POST");
+        let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header("content-type"), Some("application/grpc"));
+        assert_eq!((header("te"), header("authorization")), (Some("trailers"), token));
+    }
 }
