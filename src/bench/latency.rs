@@ -1,9 +1,10 @@
 //! How late deliveries come at a fixed rate.
 
+use std::io;
 use std::time::Duration;
 
+use crate::kind::Kind;
 use crate::report::{Outcome, P50_US, P99_US, P999_US, Sample, quantile};
-use crate::servers::Kind;
 use crate::{BenchError, Common, fanout, room};
 
 const PEERS: [Kind; 2] = [Kind::NatsServer, Kind::Mosquitto];
@@ -41,7 +42,7 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
     let what = format!(
         "Delivery latency at {rate:.0} messages a second to {subscribers} subscribers, {payload_bytes}-byte payloads"
     );
-    let mut outcome = Outcome::new("latency", what, &[&P50_US, &P99_US, &P999_US]);
+    let mut outcome = Outcome::new("latency", what, &[&P50_US, &P99_US, &P999_US], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for program in common.programs(&SERVERS) {
             let late = async {

@@ -1,9 +1,9 @@
 //! What the product promises to keep, and whether a run of measurements says that it does.
 
+use crate::kind::Kind;
 use crate::report::{
     CONNECTION_KIB, CPU_US, FILE_MIB, LEFT, Metric, Outcome, P99_RATIO, P99_US, RSS_MIB, START_MS, Spread,
 };
-use crate::servers::Kind;
 
 /// A number that must not be passed: of this project's server, or as a ratio to a peer's in the same round.
 struct Mark {

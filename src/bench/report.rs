@@ -1,14 +1,13 @@
 //! What a run of measurements comes to.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::Write;
 
 use serde_json::{Value, json};
 
 use crate::BenchError;
-use crate::machine::Machine;
+use crate::kind::Kind;
 use crate::marks::{self, Verdict};
-use crate::servers::Kind;
 
 /// A kind of number.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +43,31 @@ pub(crate) const FULL_MIB: Metric = metric("full_mib", "RSS MiB, all connected",
 pub(crate) const WAKEUPS: Metric = metric("wakeups_per_second", "wake-ups / s", 1);
 pub(crate) const IDLE_CPU_US: Metric = metric("cpu_us_per_second", "CPU µs / s", 0);
 pub(crate) const THREADS: Metric = metric("threads", "threads", 0);
+pub(crate) const HEAP_MIB: Metric = metric("heap_mib", "of it heap", 1);
+pub(crate) const LEFT_DESCRIPTORS: Metric = metric("left_descriptors", "descriptors, all gone", 0);
+const METRICS: [&Metric; 21] = [
+    &CPU_US,
+    &LOAD_US,
+    &PER_SECOND,
+    &WALL_US,
+    &P50_US,
+    &P99_US,
+    &P999_US,
+    &P99_BEFORE_US,
+    &P99_WITH_US,
+    &P99_RATIO,
+    &START_MS,
+    &RSS_MIB,
+    &FILE_MIB,
+    &CONNECTION_KIB,
+    &LEFT,
+    &FULL_MIB,
+    &WAKEUPS,
+    &IDLE_CPU_US,
+    &THREADS,
+    &HEAP_MIB,
+    &LEFT_DESCRIPTORS,
+];
 
 /// One measurement of one server.
 pub(crate) struct Sample {
@@ -66,6 +90,8 @@ pub(crate) struct Outcome {
     shown: &'static [&'static Metric],
     pub(crate) samples: Vec<Sample>,
     faults: Vec<String>,
+    /// Told each measurement as it comes.
+    log: Box<dyn Write>,
 }
 
 /// Median, lowest and highest of some numbers.
@@ -78,8 +104,13 @@ pub(crate) struct Spread {
 
 impl Outcome {
     /// Nothing measured yet.
-    pub(crate) fn new(work: &'static str, what: String, shown: &'static [&'static Metric]) -> Self {
-        Self { work, what, shown, samples: Vec::new(), faults: Vec::new() }
+    pub(crate) fn new(
+        work: &'static str,
+        what: String,
+        shown: &'static [&'static Metric],
+        log: Box<dyn Write>,
+    ) -> Self {
+        Self { work, what, shown, samples: Vec::new(), faults: Vec::new(), log }
     }
 
     /// Adds a measurement, and says so.
@@ -88,7 +119,7 @@ impl Outcome {
         let numbers =
             numbers.iter().map(|(metric, number)| format!("{number:.*} {}", metric.digits, metric.title));
         let numbers: Vec<String> = numbers.collect();
-        writeln!(io::stderr(), "round {} {case}: {:<12} {}", round + 1, server.name(), numbers.join(", "))?;
+        writeln!(self.log, "round {} {case}: {:<12} {}", round + 1, server.name(), numbers.join(", "))?;
         self.samples.push(sample);
         Ok(())
     }
@@ -96,7 +127,7 @@ impl Outcome {
     /// Notes a measurement that says nothing.
     pub(crate) fn void(&mut self, server: Kind, round: usize, error: &BenchError) -> Result<(), BenchError> {
         let fault = format!("{}: {}, round {}: {error}", self.work, server.name(), round + 1);
-        writeln!(io::stderr(), "VOID {fault}")?;
+        writeln!(self.log, "VOID {fault}")?;
         self.faults.push(fault);
         Ok(())
     }
@@ -167,7 +198,7 @@ pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
 }
 
 /// The result for people.
-pub(crate) fn text(outcomes: &[Outcome], machine: &Machine) -> String {
+pub(crate) fn text(outcomes: &[Outcome], machine: &str) -> String {
     let mut out = String::new();
     for outcome in outcomes {
         out += &work_text(outcome);
@@ -180,7 +211,7 @@ pub(crate) fn text(outcomes: &[Outcome], machine: &Machine) -> String {
         let kept = verdict.word();
         writeln!(out, "{kept:<12} {:>7} <= {:<5} {}", verdict.measured(), verdict.at_most, verdict.what).ok();
     }
-    writeln!(out, "\n{}", machine.sentence()).ok();
+    writeln!(out, "\n{}", machine).ok();
     out
 }
 
@@ -213,8 +244,8 @@ fn work_text(outcome: &Outcome) -> String {
 }
 
 /// The result for a document.
-pub(crate) fn markdown(outcomes: &[Outcome], machine: &Machine) -> String {
-    let mut out = format!("{}\n", machine.sentence());
+pub(crate) fn markdown(outcomes: &[Outcome], machine: &str) -> String {
+    let mut out = format!("{}\n", machine);
     for outcome in outcomes {
         let servers = outcome.servers();
         let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
@@ -265,7 +296,7 @@ fn cell(outcome: &Outcome, case: &str, server: Kind, metric: &Metric) -> String 
 }
 
 /// The result for programs.
-pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Value {
+pub(crate) fn json(outcomes: &[Outcome], machine: Value) -> Value {
     let spread = |s: Spread| json!({ "median": s.median, "min": s.low, "max": s.high });
     let works = outcomes.iter().map(|outcome| {
         let samples = outcome.samples.iter().map(|sample| {
@@ -288,5 +319,7 @@ pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Value {
         })
     });
     let works: Vec<Value> = works.collect();
-    json!({ "benchmark": "peers", "machine": machine.json(), "works": works })
+    let titles: serde_json::Map<_, _> =
+        METRICS.iter().map(|metric| (metric.key.to_owned(), json!(metric.title))).collect();
+    json!({ "benchmark": "peers", "machine": machine, "numbers": titles, "works": works })
 }

@@ -16,7 +16,8 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
-use crate::lines::{self, Line};
+use crate::kind::Kind;
+use crate::lines::{self, Dialect, Line};
 use crate::servers::{self, Program, Server};
 use crate::{BenchError, Common, procfs};
 
@@ -71,9 +72,18 @@ struct Pace {
     late_ns: Vec<u64>,
 }
 
+/// What the server speaks, if not gRPC by this project's contract.
+fn dialect(kind: Kind) -> Option<Dialect> {
+    match kind {
+        Kind::Mosquitto => Some(Dialect::Mqtt),
+        Kind::NatsServer => Some(Dialect::Nats),
+        Kind::Streamward | Kind::PlainTonic | Kind::GrpcJs | Kind::Grpcio => None,
+    }
+}
+
 /// Opens a connection that follows the topic.
 pub(crate) async fn subscriber(server: &Server, name: &str) -> Result<Subscriber, BenchError> {
-    Ok(match server.kind.dialect() {
+    Ok(match dialect(server.kind) {
         Some(dialect) => Subscriber::Line(lines::subscriber(dialect, server.addr, name).await?),
         None => Subscriber::Grpc(client::subscriber(server.addr, name).await?),
     })
@@ -100,7 +110,7 @@ pub(crate) async fn open(
             }
         }
     }
-    let (template, to) = if let Some(dialect) = server.kind.dialect() {
+    let (template, to) = if let Some(dialect) = dialect(server.kind) {
         let (write, line) = lines::publisher(dialect, server.addr, "publisher").await?;
         followers.spawn_local(lines::follow_publisher(line, Rc::clone(&progress)));
         (lines::template(dialect, payload_bytes)?, To::Line(write))
@@ -109,7 +119,7 @@ pub(crate) async fn open(
         followers.spawn_local(client::follow_publisher(receipts, Rc::clone(&progress)));
         (client::template(payload_bytes)?, To::Grpc(send))
     };
-    let receipts = server.kind.dialect().is_none();
+    let receipts = dialect(server.kind).is_none();
     let publisher = Publisher { template, buffer: Vec::new(), to };
     Ok(Room { server, progress, publisher, published: 0, receipts, followers })
 }

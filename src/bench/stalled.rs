@@ -1,10 +1,12 @@
 //! How late deliveries come while one of the readers has stopped reading.
 
+use std::io;
 use std::time::Duration;
 
+use crate::kind::Kind;
 use crate::report::{Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US, Sample, quantile};
 use crate::room::{self, Room};
-use crate::servers::{Kind, Program};
+use crate::servers::Program;
 use crate::{BenchError, Common, fanout};
 
 /// Published once the reader has stopped: more than the buffers of two kernels hold.
@@ -36,7 +38,8 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
     let what = format!(
         "Delivery latency of {subscribers} readers before and after one more has stopped reading, {payload_bytes}-byte payloads"
     );
-    let mut outcome = Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US]);
+    let mut outcome =
+        Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for program in common.programs(&Kind::ALL) {
             match look(&program, options, common).await {
