@@ -62,7 +62,7 @@ pub fn server_frame(
         1 => sink(Item::Payload(field(value, 5)?.unwrap_or_default())),
         2 if field(value, 3)?.is_some() => Err(LoadError::Void("a publish was refused".to_owned())),
         2 => sink(Item::Receipt),
-        3 => Err(LoadError::Void("the server told a gap".to_owned())),
+        3 => Err(LoadError::Gap),
         4 if field(value, 1)?.is_some() => sink(Item::Ready),
         4 if field(value, 2)?.is_some() => Err(LoadError::Void("the server is draining".to_owned())),
         4 if field(value, 5)?.is_some() => Err(LoadError::Void("the subscription was refused".to_owned())),

@@ -82,7 +82,9 @@ impl CommonArgs {
                 Exit::Unavailable,
                 format!("{what}: {}. Is a Streamward hub at {}?", clean(&error.to_string()), self.server),
             ),
-            LoadError::Void(why) => Failure::told(Exit::Data, format!("{what}: void: {}.", clean(why))),
+            error @ (LoadError::Void(_) | LoadError::Gap) => {
+                Failure::told(Exit::Data, format!("{what}: {}.", clean(&error.to_string())))
+            }
         }
     }
 }
