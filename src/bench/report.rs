@@ -102,6 +102,15 @@ pub(crate) struct Spread {
     pub(crate) high: f64,
 }
 
+impl Spread {
+    /// `median (lowest-highest)`, or the median alone where all are the same.
+    pub(crate) fn show(&self, digits: usize) -> String {
+        let [median, low, high] =
+            [self.median, self.low, self.high].map(|number| format!("{number:.digits$}"));
+        if low == high { median } else { format!("{median} ({low}-{high})") }
+    }
+}
+
 impl Outcome {
     /// Nothing measured yet.
     pub(crate) fn new(
@@ -174,6 +183,10 @@ impl Outcome {
 }
 
 impl Sample {
+    fn metrics(&self) -> impl Iterator<Item = &'static Metric> {
+        self.numbers.iter().map(|(metric, _)| *metric)
+    }
+
     fn number(&self, metric: &Metric) -> Option<f64> {
         self.numbers.iter().find(|(own, _)| *own == metric).map(|(_, number)| *number)
     }
@@ -187,14 +200,6 @@ pub(crate) fn spread(mut numbers: Vec<f64>) -> Option<Spread> {
     let median =
         if numbers.len() % 2 == 1 { numbers[middle] } else { (numbers[middle - 1] + numbers[middle]) / 2.0 };
     Some(Spread { median, low, high })
-}
-
-/// The number below which this part of the sorted numbers is.
-pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
-    let rank = (1..=sorted.len())
-        .collect::<Vec<_>>()
-        .partition_point(|rank| (*rank as f64) < part * sorted.len() as f64);
-    sorted.get(rank).or(sorted.last()).map_or(f64::NAN, |number| *number as f64)
 }
 
 /// The result for people.
@@ -216,25 +221,24 @@ pub(crate) fn text(outcomes: &[Outcome], machine: &str) -> String {
 }
 
 fn work_text(outcome: &Outcome) -> String {
-    let mut out = format!("\n{}; median (lowest-highest) of the rounds\n", outcome.what);
+    let mut out = format!("\n{}\nmedian (lowest-highest) of the rounds\n", outcome.what);
+    let metrics: Vec<&Metric> = outcome.samples.first().into_iter().flat_map(Sample::metrics).collect();
     for case in outcome.cases() {
-        writeln!(out, "{case}").ok();
+        write!(out, "{case:<28}").ok();
+        for metric in &metrics {
+            write!(out, " {:>24}", metric.title).ok();
+        }
+        out += "             streamward x\n";
         for server in outcome.servers() {
-            let Some(sample) = outcome.of(case, server).next() else { continue };
-            write!(out, "  {:<12}", server.name()).ok();
-            for (metric, _) in &sample.numbers {
-                let Some(Spread { median, low, high }) = outcome.spread(case, server, metric) else {
-                    continue;
-                };
-                let digits = metric.digits;
-                write!(out, " {median:>9.digits$} ({low:.digits$}-{high:.digits$}) {}", metric.title).ok();
+            write!(out, "  {:<26}", server.name()).ok();
+            for metric in &metrics {
+                let spread = outcome.spread(case, server, metric);
+                write!(out, " {:>24}", spread.map_or("-".to_owned(), |spread| spread.show(metric.digits)))
+                    .ok();
             }
-            let compared =
-                outcome.shown.first().and_then(|metric| outcome.ratio(case, (server, case), metric));
-            if let (Some(ratio), true) = (compared, server != Kind::Streamward) {
-                write!(out, "  streamward x {:.3} ({:.3}-{:.3})", ratio.median, ratio.low, ratio.high).ok();
-            }
-            out.push('\n');
+            let compared = outcome.shown.first().filter(|_| server != Kind::Streamward);
+            let ratio = compared.and_then(|metric| outcome.ratio(case, (server, case), metric));
+            writeln!(out, " {:>24}", ratio.map_or(String::new(), |ratio| ratio.show(3))).ok();
         }
     }
     for fault in &outcome.faults {
