@@ -20,8 +20,8 @@ pub struct Arrivals {
     delivered: Cell<u64>,
     per_second: RefCell<Vec<u64>>,
     began: Cell<Instant>,
-    /// Of an open loop: when messages are due, and from which on they count.
-    due: Cell<Option<(Schedule, u64)>>,
+    /// Of an open loop: when messages are due.
+    due: Cell<Option<Schedule>>,
     latencies: RefCell<Latencies>,
     fault: RefCell<Option<(String, LoadError)>>,
 }
@@ -50,18 +50,15 @@ impl Arrivals {
         self.latencies.borrow_mut().clear();
     }
 
-    /// The same for an open loop: message `from` and those after it count.
-    pub fn begin_open(&self, schedule: Schedule, from: u64) {
-        self.begin(schedule.intended(from));
-        self.due.set(Some((schedule, from)));
+    /// The same for an open loop.
+    pub fn begin_open(&self, schedule: Schedule) {
+        self.begin(schedule.begin());
+        self.due.set(Some(schedule));
     }
 
     /// Message `count` of some publisher came.
     pub fn came(&self, count: u64, now: Instant) {
-        if let Some((schedule, from)) = self.due.get() {
-            if count < from {
-                return;
-            }
+        if let Some(schedule) = self.due.get() {
             let latency = now.saturating_duration_since(schedule.intended(count));
             self.latencies.borrow_mut().record(latency);
         }

@@ -26,6 +26,12 @@ impl Schedule {
         Self { begin, first, per_second: per_second.max(1) }
     }
 
+    /// When the first is due.
+    #[must_use]
+    pub fn begin(&self) -> Instant {
+        self.begin
+    }
+
     /// When the message is due.
     #[must_use]
     pub fn intended(&self, number: u64) -> Instant {
@@ -41,11 +47,5 @@ impl Schedule {
         // Below the rate: at most 10^9 a second are asked for.
         let part = u64::from(since.subsec_nanos()) * self.per_second / NANOS;
         self.first + since.as_secs() * self.per_second + part + 1
-    }
-
-    /// The second it is since the beginning, from 0.
-    #[must_use]
-    pub fn second(&self, now: Instant) -> usize {
-        usize::try_from(now.saturating_duration_since(self.begin).as_secs()).unwrap_or(usize::MAX)
     }
 }

@@ -54,7 +54,7 @@ pub async fn dial(addr: SocketAddr) -> Result<TcpStream, LoadError> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     /// A connection without a session.
-    async fn over(io: IO, authority: &str) -> Result<Self, LoadError> {
+    pub async fn over(io: IO, authority: &str) -> Result<Self, LoadError> {
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

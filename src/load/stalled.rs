@@ -15,8 +15,8 @@ use crate::load::arrivals::Arrivals;
 use crate::load::error::LoadError;
 use crate::load::line::{Caller, Left, Line};
 
-/// The least that Linux gives: little for the kernel to take on this subscriber's behalf.
-const RECEIVE_BUFFER_BYTES: u32 = 4096;
+/// Little for the kernel to take on this subscriber's behalf, and enough to keep up while it reads.
+const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
 /// Awake again, it has everything when nothing comes for this long.
 const QUIET: Duration = Duration::from_secs(1);
 
