@@ -155,10 +155,10 @@ fn main() -> Result<ExitCode, BenchError> {
         if common.busy_poll {
             busy.spawn_local(poll_for_ever());
         }
-        match command {
-            Command::All(options) => all::run(&options, &common).await,
-            one => Ok(vec![measure(one, &common).await?]),
+        if let Command::All(options) = &command {
+            return all::run(options, &common).await;
         }
+        Ok(vec![measure(command, &common).await?])
     })?;
     let machine = machine::look(&common);
     if let Some(file) = &common.markdown {

@@ -102,7 +102,7 @@ async fn crowd(room: &mut Room, connections: u32, options: &Options) -> Result<p
         match room::subscriber(&room.server, &format!("user-{index}")).await? {
             Subscriber::Line(line) => clients.spawn_local(lines::hold(line, left)),
             Subscriber::Grpc(subscriber) => {
-                let held = client::hold(subscriber, left, options.leave == Leave::Logout);
+                let held = client::hold(*subscriber, left, options.leave == Leave::Logout);
                 clients.spawn_local(async { held.await.map_err(BenchError::from) })
             }
         };

@@ -28,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// One connection that follows the topic.
 pub(crate) enum Subscriber {
     Line(Line),
-    Grpc(client::Subscriber),
+    Grpc(Box<client::Subscriber>),
 }
 
 /// A server with its subscribers and its publisher.
@@ -88,7 +88,7 @@ fn dialect(kind: Kind) -> Option<Dialect> {
 pub(crate) async fn subscriber(server: &Server, name: &str) -> Result<Subscriber, BenchError> {
     Ok(match dialect(server.kind) {
         Some(dialect) => Subscriber::Line(lines::subscriber(dialect, server.addr, name).await?),
-        None => Subscriber::Grpc(client::subscriber(server.addr, name).await?),
+        None => Subscriber::Grpc(Box::new(client::subscriber(server.addr, name).await?)),
     })
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn open(
                 followers.spawn_local(lines::follow(line, index, payload_bytes, progress));
             }
             Subscriber::Grpc(subscriber) => {
-                followers.spawn_local(client::follow(subscriber, index, payload_bytes, progress));
+                followers.spawn_local(client::follow(*subscriber, index, payload_bytes, progress));
             }
         }
     }

@@ -77,7 +77,7 @@ fn fanout(case: &str, numbers: &[(Kind, &[f64])]) -> Outcome {
     for (server, rounds) in numbers {
         for (round, number) in rounds.iter().enumerate() {
             let numbers = vec![(&CPU_US, *number)];
-            outcome.push(Sample { case: case.to_owned(), server: *server, round, numbers }).unwrap();
+            outcome.samples.push(Sample { case: case.to_owned(), server: *server, round, numbers });
         }
     }
     outcome
