@@ -4,9 +4,9 @@ use std::io::{self, Write as _};
 
 use streamward::load::message::NUMBER_BYTES;
 
+use crate::kind::Kind;
 use crate::report::{CPU_US, LOAD_US, Outcome, PER_SECOND, Sample};
 use crate::room::{self, Room, Took};
-use crate::servers::Kind;
 use crate::{BenchError, Common};
 
 /// Server CPU of the trial runs that say how many messages a measurement takes.
@@ -38,7 +38,7 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
         return Err("a payload has at least 8 bytes; subscribers and windows are at least 1".into());
     }
     let what = format!("Server CPU per delivered message, {payload_bytes}-byte payloads");
-    let mut outcome = Outcome::new("fanout", what, &[&CPU_US]);
+    let mut outcome = Outcome::new("fanout", what, &[&CPU_US], Box::new(io::stderr()));
     let programs = common.programs(&Kind::ALL);
     for round in 0..common.rounds(5) {
         for count in subscribers {

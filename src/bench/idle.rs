@@ -1,12 +1,14 @@
 //! What a server does when nobody wants anything.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::kind::Kind;
 use crate::report::{IDLE_CPU_US, Metric, Outcome, RSS_MIB, Sample, THREADS, WAKEUPS};
-use crate::servers::{self, Kind, Program};
+use crate::servers::{self, Program};
 use crate::{BenchError, Common, procfs};
 
 /// What belongs to starting is over after this.
@@ -23,7 +25,7 @@ pub(crate) struct Options {
 /// Looks at each server in turn.
 pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, BenchError> {
     let what = format!("Idle servers, over {} s", options.seconds);
-    let mut outcome = Outcome::new("idle-wakeups", what, &[&WAKEUPS, &IDLE_CPU_US]);
+    let mut outcome = Outcome::new("idle-wakeups", what, &[&WAKEUPS, &IDLE_CPU_US], Box::new(io::stderr()));
     for round in 0..common.rounds(1) {
         for program in common.programs(&Kind::ALL) {
             match look(&program, options, common).await {

@@ -1,9 +1,10 @@
 //! How late deliveries come at a fixed rate.
 
+use std::io;
 use std::time::Duration;
 
-use crate::report::{Outcome, P50_US, P99_US, P999_US, Sample, quantile};
-use crate::servers::Kind;
+use crate::kind::Kind;
+use crate::report::{Outcome, P50_US, P99_US, P999_US, Sample};
 use crate::{BenchError, Common, fanout, room};
 
 const PEERS: [Kind; 2] = [Kind::NatsServer, Kind::Mosquitto];
@@ -19,7 +20,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(crate) struct Options {
     /// Messages per second (default: half of what the slower peer can do)
     #[arg(long)]
-    rate: Option<f64>,
+    rate: Option<u64>,
     /// Subscribers, each with a connection of its own
     #[arg(long, default_value_t = 200)]
     subscribers: usize,
@@ -35,13 +36,13 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, BenchError> {
     let rate = match options.rate {
         Some(rate) => rate,
-        None => capacity(options, common).await? / 2.0,
+        None => (capacity(options, common).await? / 2).max(1),
     };
     let Options { subscribers, payload_bytes, seconds, .. } = options;
     let what = format!(
-        "Delivery latency at {rate:.0} messages a second to {subscribers} subscribers, {payload_bytes}-byte payloads"
+        "Delivery latency at {rate} messages a second to {subscribers} subscribers, {payload_bytes}-byte payloads"
     );
-    let mut outcome = Outcome::new("latency", what, &[&P50_US, &P99_US, &P999_US]);
+    let mut outcome = Outcome::new("latency", what, &[&P50_US, &P99_US, &P999_US], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for program in common.programs(&SERVERS) {
             let late = async {
@@ -54,8 +55,9 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
             match late.await {
                 Ok(late) => {
                     let numbers = [(&P50_US, 0.5), (&P99_US, 0.99), (&P999_US, 0.999)];
-                    let numbers =
-                        numbers.map(|(metric, part)| (metric, quantile(&late, part) / 1e3)).to_vec();
+                    let numbers = numbers
+                        .map(|(metric, share)| (metric, late.quantile(share).as_secs_f64() * 1e6))
+                        .to_vec();
                     outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
                 }
                 Err(error) => outcome.void(program.kind, round, &error)?,
@@ -66,14 +68,14 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
 }
 
 /// Messages a second that the slower peer delivers to everyone.
-async fn capacity(options: &Options, common: &Common) -> Result<f64, BenchError> {
-    let mut slowest: Option<f64> = None;
+async fn capacity(options: &Options, common: &Common) -> Result<u64, BenchError> {
+    let mut capacities = Vec::new();
     for program in common.programs(&PEERS) {
         let mut room = room::open(&program, options.subscribers, options.payload_bytes, common).await?;
         let took = fanout::measure(&mut room, CAPACITY_WINDOW, CAPACITY_CPU_MS).await?;
         room::close(room).await?;
-        let per_second = took.count as f64 / took.wall_ns as f64 * 1e9;
-        slowest = Some(slowest.map_or(per_second, |slowest| slowest.min(per_second)));
+        capacities.push(took.per_second());
     }
-    slowest.ok_or_else(|| "no peer is here whose capacity could be the measure: give a --rate".into())
+    let slower = capacities.into_iter().min();
+    slower.ok_or_else(|| "no peer is here whose capacity could be the measure: give a --rate".into())
 }

@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::Common;
-use crate::servers::{Kind, Program};
+use crate::kind::Kind;
+use crate::servers::Program;
 
 /// Where it was measured, and what.
 pub(crate) struct Machine {

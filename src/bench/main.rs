@@ -7,6 +7,7 @@ mod fanout;
 mod follower;
 mod http2;
 mod idle;
+mod kind;
 mod latency;
 mod lines;
 mod machine;
@@ -29,11 +30,13 @@ use std::process::{self, ExitCode};
 use std::{env, fs};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::task::{JoinSet, LocalSet, yield_now};
 
+use crate::kind::Kind;
 use crate::report::Outcome;
-use crate::servers::{Kind, Program};
+use crate::servers::Program;
 
 /// Any failure of a benchmark; its text says what went wrong.
 pub(crate) type BenchError = Box<dyn Error>;
@@ -140,6 +143,9 @@ fn main() -> Result<ExitCode, BenchError> {
     };
     let common = arguments.common;
     pin_load(common.load_core)?;
+    // Thousands of sockets here, and as many in a server, which inherits this.
+    let descriptors = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     for kind in Kind::ALL.iter().filter(|kind| common.servers.is_empty() || common.servers.contains(kind)) {
         if servers::find(*kind, &common).is_none() {
             writeln!(io::stderr(), "{}: not here, left out", kind.name())?;
@@ -151,20 +157,20 @@ fn main() -> Result<ExitCode, BenchError> {
         if common.busy_poll {
             busy.spawn_local(poll_for_ever());
         }
-        match command {
-            Command::All(options) => all::run(&options, &common).await,
-            one => Ok(vec![measure(one, &common).await?]),
+        if let Command::All(options) = &command {
+            return all::run(options, &common).await;
         }
+        Ok(vec![measure(command, &common).await?])
     })?;
     let machine = machine::look(&common);
     if let Some(file) = &common.markdown {
-        fs::write(file, report::markdown(&outcomes, &machine))?;
+        fs::write(file, report::markdown(&outcomes, &machine.sentence()))?;
     }
     let mut out = io::stdout();
     if common.json {
-        writeln!(out, "{}", report::json(&outcomes, &machine))?;
+        writeln!(out, "{}", report::json(&outcomes, machine.json()))?;
     } else {
-        write!(out, "{}", report::text(&outcomes, &machine))?;
+        write!(out, "{}", report::text(&outcomes, &machine.sentence()))?;
     }
     let content = !common.check || outcomes.iter().all(Outcome::is_content);
     Ok(if content { ExitCode::SUCCESS } else { ExitCode::FAILURE })

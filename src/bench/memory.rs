@@ -8,9 +8,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::{CONNECTION_KIB, FULL_MIB, LEFT, Metric, Outcome, Sample, THREADS};
+use crate::kind::Kind;
+use crate::report::{CONNECTION_KIB, FULL_MIB, HEAP_MIB, LEFT, LEFT_DESCRIPTORS, Metric, Outcome, Sample};
 use crate::room::{self, Room, Subscriber};
-use crate::servers::{Kind, Program};
+use crate::servers::Program;
 use crate::{BenchError, Common, lines, procfs};
 
 const KIB: f64 = 1024.0;
@@ -52,7 +53,8 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
         "Memory of {} connections, each with one open stream, and after they left",
         options.connections
     );
-    let mut outcome = Outcome::new("memory", what, &[&CONNECTION_KIB, &FULL_MIB, &LEFT]);
+    let mut outcome =
+        Outcome::new("memory", what, &[&CONNECTION_KIB, &FULL_MIB, &LEFT], Box::new(io::stderr()));
     for round in 0..common.rounds(1) {
         for program in common.programs(&Kind::ALL) {
             match look(&program, options, common).await {
@@ -85,8 +87,9 @@ async fn look(
     Ok(vec![
         (&CONNECTION_KIB, (kib(full.rss) - kib(warm.rss)) / f64::from(options.connections.max(1))),
         (&FULL_MIB, kib(full.rss) / KIB),
+        (&HEAP_MIB, kib(full.anonymous) / KIB),
         (&LEFT, left.rss as f64 / warm.rss as f64),
-        (&THREADS, full.threads as f64),
+        (&LEFT_DESCRIPTORS, left.descriptors as f64),
     ])
 }
 
@@ -99,7 +102,7 @@ async fn crowd(room: &mut Room, connections: u32, options: &Options) -> Result<p
         match room::subscriber(&room.server, &format!("user-{index}")).await? {
             Subscriber::Line(line) => clients.spawn_local(lines::hold(line, left)),
             Subscriber::Grpc(subscriber) => {
-                let held = client::hold(subscriber, left, options.leave == Leave::Logout);
+                let held = client::hold(*subscriber, left, options.leave == Leave::Logout);
                 clients.spawn_local(async { held.await.map_err(BenchError::from) })
             }
         };

@@ -1,14 +1,13 @@
 //! What a run of measurements comes to.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::Write;
 
 use serde_json::{Value, json};
 
 use crate::BenchError;
-use crate::machine::Machine;
+use crate::kind::Kind;
 use crate::marks::{self, Verdict};
-use crate::servers::Kind;
 
 /// A kind of number.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +43,31 @@ pub(crate) const FULL_MIB: Metric = metric("full_mib", "RSS MiB, all connected",
 pub(crate) const WAKEUPS: Metric = metric("wakeups_per_second", "wake-ups / s", 1);
 pub(crate) const IDLE_CPU_US: Metric = metric("cpu_us_per_second", "CPU µs / s", 0);
 pub(crate) const THREADS: Metric = metric("threads", "threads", 0);
+pub(crate) const HEAP_MIB: Metric = metric("heap_mib", "of it heap", 1);
+pub(crate) const LEFT_DESCRIPTORS: Metric = metric("left_descriptors", "descriptors, all gone", 0);
+const METRICS: [&Metric; 21] = [
+    &CPU_US,
+    &LOAD_US,
+    &PER_SECOND,
+    &WALL_US,
+    &P50_US,
+    &P99_US,
+    &P999_US,
+    &P99_BEFORE_US,
+    &P99_WITH_US,
+    &P99_RATIO,
+    &START_MS,
+    &RSS_MIB,
+    &FILE_MIB,
+    &CONNECTION_KIB,
+    &LEFT,
+    &FULL_MIB,
+    &WAKEUPS,
+    &IDLE_CPU_US,
+    &THREADS,
+    &HEAP_MIB,
+    &LEFT_DESCRIPTORS,
+];
 
 /// One measurement of one server.
 pub(crate) struct Sample {
@@ -66,6 +90,8 @@ pub(crate) struct Outcome {
     shown: &'static [&'static Metric],
     pub(crate) samples: Vec<Sample>,
     faults: Vec<String>,
+    /// Told each measurement as it comes.
+    log: Box<dyn Write>,
 }
 
 /// Median, lowest and highest of some numbers.
@@ -76,10 +102,24 @@ pub(crate) struct Spread {
     pub(crate) high: f64,
 }
 
+impl Spread {
+    /// `median (lowest-highest)`, or the median alone where all are the same.
+    pub(crate) fn show(&self, digits: usize) -> String {
+        let [median, low, high] =
+            [self.median, self.low, self.high].map(|number| format!("{number:.digits$}"));
+        if low == high { median } else { format!("{median} ({low}-{high})") }
+    }
+}
+
 impl Outcome {
     /// Nothing measured yet.
-    pub(crate) fn new(work: &'static str, what: String, shown: &'static [&'static Metric]) -> Self {
-        Self { work, what, shown, samples: Vec::new(), faults: Vec::new() }
+    pub(crate) fn new(
+        work: &'static str,
+        what: String,
+        shown: &'static [&'static Metric],
+        log: Box<dyn Write>,
+    ) -> Self {
+        Self { work, what, shown, samples: Vec::new(), faults: Vec::new(), log }
     }
 
     /// Adds a measurement, and says so.
@@ -88,7 +128,7 @@ impl Outcome {
         let numbers =
             numbers.iter().map(|(metric, number)| format!("{number:.*} {}", metric.digits, metric.title));
         let numbers: Vec<String> = numbers.collect();
-        writeln!(io::stderr(), "round {} {case}: {:<12} {}", round + 1, server.name(), numbers.join(", "))?;
+        writeln!(self.log, "round {} {case}: {:<12} {}", round + 1, server.name(), numbers.join(", "))?;
         self.samples.push(sample);
         Ok(())
     }
@@ -96,7 +136,7 @@ impl Outcome {
     /// Notes a measurement that says nothing.
     pub(crate) fn void(&mut self, server: Kind, round: usize, error: &BenchError) -> Result<(), BenchError> {
         let fault = format!("{}: {}, round {}: {error}", self.work, server.name(), round + 1);
-        writeln!(io::stderr(), "VOID {fault}")?;
+        writeln!(self.log, "VOID {fault}")?;
         self.faults.push(fault);
         Ok(())
     }
@@ -143,6 +183,10 @@ impl Outcome {
 }
 
 impl Sample {
+    fn metrics(&self) -> impl Iterator<Item = &'static Metric> {
+        self.numbers.iter().map(|(metric, _)| *metric)
+    }
+
     fn number(&self, metric: &Metric) -> Option<f64> {
         self.numbers.iter().find(|(own, _)| *own == metric).map(|(_, number)| *number)
     }
@@ -158,16 +202,8 @@ pub(crate) fn spread(mut numbers: Vec<f64>) -> Option<Spread> {
     Some(Spread { median, low, high })
 }
 
-/// The number below which this part of the sorted numbers is.
-pub(crate) fn quantile(sorted: &[u64], part: f64) -> f64 {
-    let rank = (1..=sorted.len())
-        .collect::<Vec<_>>()
-        .partition_point(|rank| (*rank as f64) < part * sorted.len() as f64);
-    sorted.get(rank).or(sorted.last()).map_or(f64::NAN, |number| *number as f64)
-}
-
 /// The result for people.
-pub(crate) fn text(outcomes: &[Outcome], machine: &Machine) -> String {
+pub(crate) fn text(outcomes: &[Outcome], machine: &str) -> String {
     let mut out = String::new();
     for outcome in outcomes {
         out += &work_text(outcome);
@@ -180,30 +216,29 @@ pub(crate) fn text(outcomes: &[Outcome], machine: &Machine) -> String {
         let kept = verdict.word();
         writeln!(out, "{kept:<12} {:>7} <= {:<5} {}", verdict.measured(), verdict.at_most, verdict.what).ok();
     }
-    writeln!(out, "\n{}", machine.sentence()).ok();
+    writeln!(out, "\n{}", machine).ok();
     out
 }
 
 fn work_text(outcome: &Outcome) -> String {
-    let mut out = format!("\n{}; median (lowest-highest) of the rounds\n", outcome.what);
+    let mut out = format!("\n{}\nmedian (lowest-highest) of the rounds\n", outcome.what);
+    let metrics: Vec<&Metric> = outcome.samples.first().into_iter().flat_map(Sample::metrics).collect();
     for case in outcome.cases() {
-        writeln!(out, "{case}").ok();
+        write!(out, "{case:<28}").ok();
+        for metric in &metrics {
+            write!(out, " {:>24}", metric.title).ok();
+        }
+        out += "             streamward x\n";
         for server in outcome.servers() {
-            let Some(sample) = outcome.of(case, server).next() else { continue };
-            write!(out, "  {:<12}", server.name()).ok();
-            for (metric, _) in &sample.numbers {
-                let Some(Spread { median, low, high }) = outcome.spread(case, server, metric) else {
-                    continue;
-                };
-                let digits = metric.digits;
-                write!(out, " {median:>9.digits$} ({low:.digits$}-{high:.digits$}) {}", metric.title).ok();
+            write!(out, "  {:<26}", server.name()).ok();
+            for metric in &metrics {
+                let spread = outcome.spread(case, server, metric);
+                write!(out, " {:>24}", spread.map_or("-".to_owned(), |spread| spread.show(metric.digits)))
+                    .ok();
             }
-            let compared =
-                outcome.shown.first().and_then(|metric| outcome.ratio(case, (server, case), metric));
-            if let (Some(ratio), true) = (compared, server != Kind::Streamward) {
-                write!(out, "  streamward x {:.3} ({:.3}-{:.3})", ratio.median, ratio.low, ratio.high).ok();
-            }
-            out.push('\n');
+            let compared = outcome.shown.first().filter(|_| server != Kind::Streamward);
+            let ratio = compared.and_then(|metric| outcome.ratio(case, (server, case), metric));
+            writeln!(out, " {:>24}", ratio.map_or(String::new(), |ratio| ratio.show(3))).ok();
         }
     }
     for fault in &outcome.faults {
@@ -213,8 +248,8 @@ fn work_text(outcome: &Outcome) -> String {
 }
 
 /// The result for a document.
-pub(crate) fn markdown(outcomes: &[Outcome], machine: &Machine) -> String {
-    let mut out = format!("{}\n", machine.sentence());
+pub(crate) fn markdown(outcomes: &[Outcome], machine: &str) -> String {
+    let mut out = format!("{}\n", machine);
     for outcome in outcomes {
         let servers = outcome.servers();
         let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
@@ -265,7 +300,7 @@ fn cell(outcome: &Outcome, case: &str, server: Kind, metric: &Metric) -> String 
 }
 
 /// The result for programs.
-pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Value {
+pub(crate) fn json(outcomes: &[Outcome], machine: Value) -> Value {
     let spread = |s: Spread| json!({ "median": s.median, "min": s.low, "max": s.high });
     let works = outcomes.iter().map(|outcome| {
         let samples = outcome.samples.iter().map(|sample| {
@@ -288,5 +323,7 @@ pub(crate) fn json(outcomes: &[Outcome], machine: &Machine) -> Value {
         })
     });
     let works: Vec<Value> = works.collect();
-    json!({ "benchmark": "peers", "machine": machine.json(), "works": works })
+    let titles: serde_json::Map<_, _> =
+        METRICS.iter().map(|metric| (metric.key.to_owned(), json!(metric.title))).collect();
+    json!({ "benchmark": "peers", "machine": machine, "numbers": titles, "works": works })
 }

@@ -2,29 +2,34 @@
 
 use std::cell::RefCell;
 use std::mem::take;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use streamward::load::client;
+use streamward::load::latencies::Latencies;
 use streamward::load::message::Template;
 use streamward::load::progress::Progress;
+use streamward::load::schedule::Schedule;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
 use crate::follower;
-use crate::lines::{self, Line};
+use crate::kind::Kind;
+use crate::lines::{self, Dialect, Line};
 use crate::servers::{self, Program, Server};
 use crate::{BenchError, Common, procfs};
+
+/// The machine may take its cores away for this long: that is late deliveries, not a rate that cannot be kept.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One connection that follows the topic.
 pub(crate) enum Subscriber {
     Line(Line),
-    Grpc(client::Subscriber),
+    Grpc(Box<client::Subscriber>),
 }
 
 /// A server with its subscribers and its publisher.
@@ -64,19 +69,27 @@ pub(crate) struct Took {
     pub(crate) wall_ns: u64,
 }
 
-/// When messages are due, and how long after that each delivery came.
-struct Pace {
-    first: u64,
-    started: Instant,
-    interval_ns: u64,
-    late_ns: Vec<u64>,
+impl Took {
+    /// Messages a second.
+    pub(crate) fn per_second(&self) -> u64 {
+        self.count.saturating_mul(1_000_000_000) / self.wall_ns.max(1)
+    }
+}
+
+/// What the server speaks, if not gRPC by this project's contract.
+fn dialect(kind: Kind) -> Option<Dialect> {
+    match kind {
+        Kind::Mosquitto => Some(Dialect::Mqtt),
+        Kind::NatsServer => Some(Dialect::Nats),
+        Kind::Streamward | Kind::PlainTonic | Kind::GrpcJs | Kind::Grpcio => None,
+    }
 }
 
 /// Opens a connection that follows the topic.
 pub(crate) async fn subscriber(server: &Server, name: &str) -> Result<Subscriber, BenchError> {
-    Ok(match server.kind.dialect() {
+    Ok(match dialect(server.kind) {
         Some(dialect) => Subscriber::Line(lines::subscriber(dialect, server.addr, name).await?),
-        None => Subscriber::Grpc(client::subscriber(server.addr, name).await?),
+        None => Subscriber::Grpc(Box::new(client::subscriber(server.addr, name).await?)),
     })
 }
 
@@ -93,7 +106,7 @@ pub(crate) async fn open(
     for index in 0..subscribers {
         let progress = Rc::clone(&progress);
         let name = format!("subscriber-{index}");
-        if let Some(dialect) = server.kind.dialect() {
+        if let Some(dialect) = dialect(server.kind) {
             let line = lines::subscriber(dialect, server.addr, &name).await?;
             followers.spawn_local(lines::follow(line, index, payload_bytes, progress));
         } else {
@@ -101,7 +114,7 @@ pub(crate) async fn open(
             followers.spawn_local(follower::follow(follower, index, payload_bytes, progress));
         }
     }
-    let (template, to) = if let Some(dialect) = server.kind.dialect() {
+    let (template, to) = if let Some(dialect) = dialect(server.kind) {
         let (write, line) = lines::publisher(dialect, server.addr, "publisher").await?;
         followers.spawn_local(lines::follow_publisher(line, Rc::clone(&progress)));
         (lines::template(dialect, payload_bytes)?, To::Line(write))
@@ -110,7 +123,7 @@ pub(crate) async fn open(
         followers.spawn_local(client::follow_publisher(receipts, Rc::clone(&progress)));
         (client::template(payload_bytes)?, To::Grpc(send))
     };
-    let receipts = server.kind.dialect().is_none();
+    let receipts = dialect(server.kind).is_none();
     let publisher = Publisher { template, buffer: Vec::new(), to };
     Ok(Room { server, progress, publisher, published: 0, receipts, followers })
 }
@@ -148,53 +161,45 @@ pub(crate) async fn closed_loop(room: &mut Room, count: u64, window: u64) -> Res
     })
 }
 
-/// Publishes at this rate, whatever the server does, and returns how long after the intended moment each delivery came,
-/// in nanoseconds, sorted: a server that stops for a second is late with all that was due in that second.
+/// Publishes at this rate, whatever the server does, and returns how long after the intended moment each delivery came.
 pub(crate) async fn open_loop(
     room: &mut Room,
-    per_second: f64,
+    per_second: u64,
     duration: Duration,
-) -> Result<Vec<u64>, BenchError> {
-    let interval_ns = nanoseconds(Duration::from_secs_f64(1.0 / per_second))?.max(1);
-    let count = nanoseconds(duration)? / interval_ns;
-    let (first, started) = (room.published, Instant::now());
-    let pace = Rc::new(RefCell::new(Pace { first, started, interval_ns, late_ns: Vec::new() }));
-    let arrivals = Rc::clone(&pace);
-    room.progress.on_arrival(move |numbers| arrivals.borrow_mut().arrived(numbers));
-    while room.published < first + count {
-        let due = (nanoseconds(started.elapsed())? / interval_ns + 1).min(count);
-        if first + due > room.published {
-            publish(room, first + due).await?;
+) -> Result<Latencies, BenchError> {
+    let begin = Instant::now();
+    let schedule = Schedule::new(begin, room.published, per_second);
+    let end = schedule.next(begin + duration);
+    let latencies = Rc::new(RefCell::new(Latencies::default()));
+    let arrived = Rc::clone(&latencies);
+    room.progress.on_arrival(move |numbers| {
+        let (now, mut latencies) = (Instant::now(), arrived.borrow_mut());
+        for number in numbers {
+            latencies.record(now.saturating_duration_since(schedule.intended(number)));
+        }
+    });
+    while room.published < end {
+        let due = schedule.next(Instant::now()).min(end);
+        if due > room.published {
+            publish(room, due).await?;
         }
         // Timers have steps of a millisecond: the load never sleeps.
         yield_now().await;
     }
-    if started.elapsed() > duration.mul_f64(1.1) {
-        return Err(format!("{per_second:.0} messages a second are more than load and server can do").into());
+    if begin.elapsed() > duration.mul_f64(1.1) + PAUSE_MAX {
+        return Err(format!("{per_second} messages a second are more than load and server can do").into());
     }
-    while !is_everywhere(room, first + count) {
+    while !is_everywhere(room, end) {
         room.progress.changed().await?;
     }
     room.progress.on_arrival(|_| ());
-    let mut late_ns = take(&mut pace.borrow_mut().late_ns);
-    late_ns.sort_unstable();
-    Ok(late_ns)
+    Ok(latencies.take())
 }
 
 impl Room {
     fn followed_by_nobody(&self) -> bool {
         // The publisher's own follower is always there.
         self.followers.len() <= 1
-    }
-}
-
-impl Pace {
-    fn arrived(&mut self, numbers: Range<u64>) {
-        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        for number in numbers {
-            let due = number.saturating_sub(self.first) * self.interval_ns;
-            self.late_ns.push(now.saturating_sub(due));
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One client publishes and waits for the answer, again and again.
 
+use std::io;
 use std::time::Duration;
 
 use streamward::load::message::{TOPIC, payload};
@@ -7,9 +8,10 @@ use streamward::load::session::{Session, dial};
 use streamward::wire::v1::{PublishRequest, PublishResponse};
 use tokio::time::Instant;
 
+use crate::kind::Kind;
 use crate::report::{CPU_US, LOAD_US, Outcome, Sample, WALL_US};
 use crate::room::{self, Took};
-use crate::servers::{self, Kind, Program};
+use crate::servers::{self, Program};
 use crate::{BenchError, Common, procfs};
 
 const SERVERS: [Kind; 4] = [Kind::Streamward, Kind::PlainTonic, Kind::GrpcJs, Kind::Grpcio];
@@ -33,7 +35,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, BenchError> {
     let what =
         format!("Publish and its answer, one after the other, {}-byte payloads", options.payload_bytes);
-    let mut outcome = Outcome::new("round-trip", what, &[&CPU_US, &WALL_US]);
+    let mut outcome = Outcome::new("round-trip", what, &[&CPU_US, &WALL_US], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for case in [UNARY, CONNECT] {
             for program in common.programs(&SERVERS) {

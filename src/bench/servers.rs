@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::lines::Dialect;
+use crate::kind::Kind;
 use crate::{BenchError, Common};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -36,50 +36,6 @@ const ROOM_FOR_MANY: [(&str, &str); 8] = [
     ("STREAMWARD_LIMITS_TAIL_BYTES_MAX", "1MiB"),
     ("STREAMWARD_MEMORY_BUDGET_BYTES", "2GiB"),
 ];
-
-/// Which server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Kind {
-    /// This project's.
-    Streamward,
-    /// Eclipse Mosquitto (MQTT).
-    Mosquitto,
-    /// nats-server.
-    NatsServer,
-    /// Written by hand with tonic: `peers/tonic`.
-    PlainTonic,
-    /// Written by hand for Node: `peers/grpcjs`.
-    GrpcJs,
-    /// Written by hand with Python's asyncio: `peers/grpcio`.
-    Grpcio,
-}
-
-impl Kind {
-    /// Every server, in the order of the tables.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Streamward, Self::NatsServer, Self::Mosquitto, Self::PlainTonic, Self::GrpcJs, Self::Grpcio];
-
-    /// What the tables call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Streamward => "streamward",
-            Self::Mosquitto => "mosquitto",
-            Self::NatsServer => "nats-server",
-            Self::PlainTonic => "plain tonic",
-            Self::GrpcJs => "grpc-js",
-            Self::Grpcio => "grpcio",
-        }
-    }
-
-    /// What it speaks, if not gRPC by this project's contract.
-    pub(crate) fn dialect(self) -> Option<Dialect> {
-        match self {
-            Self::Mosquitto => Some(Dialect::Mqtt),
-            Self::NatsServer => Some(Dialect::Nats),
-            Self::Streamward | Self::PlainTonic | Self::GrpcJs | Self::Grpcio => None,
-        }
-    }
-}
 
 /// How a server is run.
 #[derive(Clone)]

@@ -1,10 +1,12 @@
 //! How late deliveries come while one of the readers has stopped reading.
 
+use std::io;
 use std::time::Duration;
 
-use crate::report::{Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US, Sample, quantile};
+use crate::kind::Kind;
+use crate::report::{Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US, Sample};
 use crate::room::{self, Room};
-use crate::servers::{Kind, Program};
+use crate::servers::Program;
 use crate::{BenchError, Common, fanout};
 
 /// Published once the reader has stopped: more than the buffers of two kernels hold.
@@ -17,8 +19,8 @@ const WARM_UP: Duration = Duration::from_millis(300);
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Messages per second, at most; a server that can do less is given half of what it can do
-    #[arg(long, default_value_t = 250.0)]
-    rate_max: f64,
+    #[arg(long, default_value_t = 250)]
+    rate_max: u64,
     /// Subscribers, each with a connection of its own; one more is the one that stops
     #[arg(long, default_value_t = 99)]
     subscribers: usize,
@@ -36,7 +38,8 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
     let what = format!(
         "Delivery latency of {subscribers} readers before and after one more has stopped reading, {payload_bytes}-byte payloads"
     );
-    let mut outcome = Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US]);
+    let mut outcome =
+        Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for program in common.programs(&Kind::ALL) {
             match look(&program, options, common).await {
@@ -56,7 +59,7 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
 async fn look(program: &Program, options: &Options, common: &Common) -> Result<(f64, f64), BenchError> {
     let mut room = room::open(program, options.subscribers, options.payload_bytes, common).await?;
     let took = fanout::measure(&mut room, BACKLOG_WINDOW, CAPACITY_CPU_MS).await?;
-    let rate = (took.count as f64 / took.wall_ns as f64 * 1e9 / 2.0).min(options.rate_max);
+    let rate = (took.per_second() / 2).clamp(1, options.rate_max.max(1));
     let before = p99_us(&mut room, rate, options).await?;
     // Kept, and never read again.
     let stalled = room::subscriber(&room.server, "stalled").await?;
@@ -68,8 +71,8 @@ async fn look(program: &Program, options: &Options, common: &Common) -> Result<(
     Ok((before, with))
 }
 
-async fn p99_us(room: &mut Room, rate: f64, options: &Options) -> Result<f64, BenchError> {
+async fn p99_us(room: &mut Room, rate: u64, options: &Options) -> Result<f64, BenchError> {
     room::open_loop(room, rate, WARM_UP).await?;
     let late = room::open_loop(room, rate, Duration::from_secs(options.seconds)).await?;
-    Ok(quantile(&late, 0.99) / 1e3)
+    Ok(late.quantile(0.99).as_secs_f64() * 1e6)
 }

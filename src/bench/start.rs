@@ -1,12 +1,14 @@
 //! From exec to the first subscribed client; memory after it; size of the program.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::kind::Kind;
 use crate::report::{FILE_MIB, Outcome, RSS_MIB, START_MS, Sample};
-use crate::servers::{self, Kind, Program};
+use crate::servers::{self, Program};
 use crate::{BenchError, Common, procfs, room};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -23,7 +25,8 @@ pub(crate) struct Options {}
 pub(crate) async fn run(_: &Options, common: &Common) -> Result<Outcome, BenchError> {
     let what = "From exec to the first subscribed client, memory after it left, size of the program (of an interpreter \
                 or a shared library: without what it loads)";
-    let mut outcome = Outcome::new("start", what.to_owned(), &[&START_MS, &RSS_MIB, &FILE_MIB]);
+    let mut outcome =
+        Outcome::new("start", what.to_owned(), &[&START_MS, &RSS_MIB, &FILE_MIB], Box::new(io::stderr()));
     for round in 0..common.rounds(5) {
         for program in common.programs(&Kind::ALL) {
             match look(&program, common).await {

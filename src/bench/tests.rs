@@ -1,10 +1,14 @@
 //! Tests of the benchmark's own parts; a target of its own, because the benchmark has no test harness.
 
 mod http2;
+mod kind;
+mod marks;
 mod mqtt;
 mod nats;
+mod report;
 
 use std::error::Error;
+use std::io;
 
 use prost::Message as _;
 use streamward::load::framing::framed;
@@ -16,7 +20,11 @@ use tokio::io::AsyncWriteExt as _;
 /// Any failure of a benchmark; its text says what went wrong.
 pub(crate) type BenchError = Box<dyn Error>;
 
+use crate::kind::Kind;
+use crate::report::{CPU_US, Outcome, P99_RATIO, Sample, Spread};
+
 const PAYLOAD_BYTES: usize = 100;
+const CASE: &str = "50 subscribers, 1 in flight";
 
 #[test]
 fn mqtt_packets_cut_anywhere_are_waited_for() {
@@ -168,4 +176,107 @@ async fn http2_openings_are_as_h2_reads_them() {
         assert_eq!(header("content-type"), Some("application/grpc"));
         assert_eq!((header("te"), header("authorization")), (Some("trailers"), token));
     }
+}
+
+/// An outcome of `fanout` with the server CPU of each server, round by round.
+fn fanout(case: &str, numbers: &[(Kind, &[f64])]) -> Outcome {
+    let mut outcome = Outcome::new("fanout", "CPU".to_owned(), &[&CPU_US], Box::new(io::sink()));
+    for (server, rounds) in numbers {
+        for (round, number) in rounds.iter().enumerate() {
+            let numbers = vec![(&CPU_US, *number)];
+            outcome.samples.push(Sample { case: case.to_owned(), server: *server, round, numbers });
+        }
+    }
+    outcome
+}
+
+fn verdicts(outcome: &Outcome) -> Vec<(String, &'static str)> {
+    marks::judge(outcome).iter().map(|verdict| (verdict.what.clone(), verdict.word())).collect()
+}
+
+#[test]
+fn a_ratio_is_taken_within_each_round() {
+    // The machine was half as fast in the second round.
+    let rounds: [(Kind, &[f64]); 2] = [(Kind::Streamward, &[1.0, 2.0, 3.0]), (Kind::NatsServer, &[2.0, 4.0])];
+    let ratio = fanout(CASE, &rounds).ratio(CASE, (Kind::NatsServer, CASE), &CPU_US);
+    assert_eq!(ratio, Some(Spread { median: 0.5, low: 0.5, high: 0.5 }));
+    let idle = fanout(CASE, &[(Kind::Streamward, &[1.0]), (Kind::NatsServer, &[0.0])]);
+    assert_eq!(idle.ratio(CASE, (Kind::NatsServer, CASE), &CPU_US), None);
+}
+
+#[test]
+fn a_mark_is_kept_missed_or_not_measured() {
+    let outcome = fanout(
+        CASE,
+        &[
+            (Kind::Streamward, &[0.85]),
+            (Kind::NatsServer, &[1.0]),
+            (Kind::Mosquitto, &[0.99]),
+            (Kind::PlainTonic, &[9.0]),
+            (Kind::GrpcJs, &[9.0]),
+        ],
+    );
+    let name = |peer: &str| format!("fanout, {CASE}: server CPU µs / {peer}");
+    let expected = [
+        ("nats-server", "kept"),
+        ("mosquitto", "MISSED"),
+        ("plain tonic", "kept"),
+        ("grpc-js", "kept"),
+        ("grpcio", "not measured"),
+    ];
+    assert_eq!(verdicts(&outcome), expected.map(|(peer, word)| (name(peer), word)));
+    assert!(!outcome.is_content());
+    let ours = [(Kind::Streamward, &[0.1][..])];
+    let peers = Kind::ALL[1..].iter().map(|peer| (*peer, &[10.0][..]));
+    let mut content = fanout(CASE, &ours.into_iter().chain(peers).collect::<Vec<_>>());
+    assert!(content.is_content());
+    content.void(Kind::Grpcio, 0, &"lost a message".into()).unwrap();
+    assert!(!content.is_content(), "a void measurement");
+}
+
+#[test]
+fn marks_of_many_in_flight_are_not_those_of_one() {
+    let rounds: [(Kind, &[f64]); 2] = [(Kind::Streamward, &[0.5]), (Kind::NatsServer, &[1.0])];
+    let word = |case: &str| verdicts(&fanout(case, &rounds))[0].1;
+    assert_eq!(word("200 subscribers, 1 in flight"), "kept");
+    assert_eq!(word("200 subscribers, 64 in flight"), "MISSED");
+    assert_eq!(word("200 subscribers, 1024 in flight"), "MISSED");
+}
+
+#[test]
+fn a_mark_of_the_server_alone_needs_no_peer() {
+    let mut outcome = Outcome::new("stalled", "late".to_owned(), &[&P99_RATIO], Box::new(io::sink()));
+    let numbers = vec![(&P99_RATIO, 1.2)];
+    outcome.push(Sample { case: String::new(), server: Kind::Streamward, round: 0, numbers }).unwrap();
+    assert_eq!(verdicts(&outcome), [("stalled: p99 with / before".to_owned(), "MISSED")]);
+}
+
+#[test]
+fn every_report_tells_the_numbers_the_marks_and_what_is_void() {
+    let mut outcome =
+        fanout(CASE, &[(Kind::Streamward, &[0.5, 0.7, 0.6]), (Kind::NatsServer, &[1.0, 1.0, 1.0])]);
+    outcome.void(Kind::Mosquitto, 1, &"lost a message".into()).unwrap();
+    let outcomes = [outcome];
+    let text = report::text(&outcomes, "a Pi");
+    let markdown = report::markdown(&outcomes, "a Pi");
+    let json = report::json(&outcomes, "a Pi".into());
+    for (document, parts) in [
+        (&text, &["server CPU µs", " 0.600 (0.500-0.700)\n", "kept", "not measured"][..]),
+        (
+            &markdown,
+            &["| 50 subscribers, 1 in flight | 0.600 | 1.000 |", "| 0.85 | 0.600 (0.500-0.700) | kept |"],
+        ),
+    ] {
+        for part in parts.iter().chain(&["a Pi", "mosquitto, round 2: lost a message"]) {
+            assert!(document.contains(part), "{part} is not in\n{document}");
+        }
+    }
+    let work = &json["works"][0];
+    assert_eq!(json["machine"], "a Pi");
+    assert_eq!(json["numbers"]["cpu_us"], "server CPU µs");
+    assert_eq!((&work["work"], &work["samples"][2]["round"]), (&"fanout".into(), &3.into()));
+    assert_eq!(work["samples"][1]["numbers"]["cpu_us"], 0.7);
+    assert_eq!((&work["marks"][0]["kept"], &work["marks"][0]["at_most"]), (&true.into(), &0.85.into()));
+    assert!(work["marks"][1]["kept"].is_null());
+    assert_eq!(work["void"][0], "fanout: mosquitto, round 2: lost a message");
 }

@@ -102,6 +102,7 @@ pub(crate) fn status_json(status: &v1::ServerStatus) -> Value {
         "tails_bytes": status.tails_bytes,
         "tails_bytes_max": status.tails_bytes_max,
         "rss_bytes": status.rss_bytes,
+        "cpu_time_s": duration_of(status.cpu_time).as_secs_f64(),
         "threads": status.threads,
         "descriptors": status.descriptors,
         "pressure": pressure_name(status.pressure),

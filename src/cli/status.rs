@@ -211,7 +211,8 @@ fn process_text(status: &v1::ServerStatus) -> String {
     // 0 is no limit, or nobody knows it.
     let of = |max: u64| if max == 0 { String::new() } else { format!(" of {max}") };
     format!(
-        "{}{}, {}{}, loop lag {} (worst {})",
+        "CPU {}, {}{}, {}{}, loop lag {} (worst {})",
+        show_duration(duration_of(status.cpu_time)),
         count(status.threads, "thread"),
         of(u64::from(status.threads_max)),
         count(status.descriptors, "descriptor"),
@@ -230,9 +231,11 @@ fn watch_line(status: &v1::ServerStatus, before: Option<&v1::ServerStatus>) -> S
         }
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), between);
         format!(
-            ", {}/s in, {}/s out",
+            ", {}/s in, {}/s out, CPU {:.1}%",
             rate(status.last_sequence, before.last_sequence),
             rate(status.events_delivered, before.events_delivered),
+            100.0 * duration_of(status.cpu_time).saturating_sub(duration_of(before.cpu_time)).as_secs_f64()
+                / between,
         )
     });
     let used = used_percent(status).map_or_else(String::new, |(_, percent)| format!(" at {percent}%"));
@@ -278,10 +281,11 @@ mod tests {
 
     #[test]
     fn watching_shows_rates_from_the_second_line_on() {
-        let (first, second) = (status(10, 100, 200), status(12, 130, 260));
+        let (first, mut second) = (status(10, 100, 200), status(12, 130, 260));
+        second.cpu_time = Some(prost_types::Duration { seconds: 0, nanos: 45_000_000 });
         assert!(!watch_line(&first, None).contains("/s"));
         let line = watch_line(&second, Some(&first));
-        assert!(line.contains("#130, 15.0/s in, 30.0/s out, 2 MiB, pressure"), "{line}");
+        assert!(line.contains("#130, 15.0/s in, 30.0/s out, CPU 2.2%, 2 MiB, pressure"), "{line}");
         assert!(!watch_line(&first, Some(&first)).contains("/s"));
     }
 
@@ -318,6 +322,7 @@ mod tests {
             descriptors_max: 1088,
             loop_lag: Some(prost_types::Duration { seconds: 0, nanos: 2_000_000 }),
             loop_lag_max: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            cpu_time: Some(prost_types::Duration { seconds: 75, nanos: 0 }),
             logins_refused: 1,
             connections_abusive: 4,
             ..status(61, 1, 1)
@@ -328,7 +333,7 @@ mod tests {
             "memory    2 MiB resident, tails 0 B of 0 B, 40 MiB accounted for",
             "accounts  tails 12 MiB (2), sessions 3 KiB (3), streams: receipts and notices 2 KiB (7)",
             "          connections: h2 buffers 1 KiB (5)",
-            "process   1 thread of 2, 0 descriptors of 1088, loop lag 2ms (worst 1.5s)",
+            "process   CPU 1m15s, 1 thread of 2, 0 descriptors of 1088, loop lag 2ms (worst 1.5s)",
             "refused   1 login, 0 streams, 0 connections; 4 cut for abuse",
         ] {
             assert!(lines.iter().any(|line| line == expected), "no {expected:?} in {lines:#?}");

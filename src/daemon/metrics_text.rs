@@ -170,6 +170,13 @@ impl Page {
 
     fn process(&mut self, facts: &ServerFacts) {
         let vitals = facts.vitals;
+        // The name every exporter gives it, so that dashboards find it.
+        let name = self.family(
+            "process_cpu_seconds",
+            Kind::Counter,
+            "User and system time of the process since its start.",
+        );
+        self.sample(&name, &[], seconds(facts.cpu_time));
         self.gauge("streamward_threads", "Threads of the process.", facts.vitals.threads);
         self.known_gauge(
             "streamward_threads_max",
@@ -346,6 +353,7 @@ mod tests {
             Account { holder: "an \"odd\\holder\n", count: 1, bytes: 1 },
         ];
         facts.vitals.level = Level::High;
+        facts.cpu_time = Duration::from_micros(61_000_500);
         facts.vitals.loop_lag = Duration::from_micros(1_500_020);
         facts.vitals.descriptors_max = 1024;
         facts.ended[0].streams = 7;
@@ -431,7 +439,8 @@ mod tests {
                         (_, other) => panic!("{other}: {line}"),
                     };
                     assert_eq!(name, format!("{family}{suffix}"), "{line}");
-                    assert!(name.starts_with("streamward_"), "{line}");
+                    let shared = name == "process_cpu_seconds_total";
+                    assert!(shared || name.starts_with("streamward_"), "{line}");
                     assert_eq!(values.insert((name, labels), value), None, "twice: {line}");
                 }
             }
@@ -455,6 +464,7 @@ mod tests {
         assert_eq!(value(&values, "streamward_accounts_bytes", &odd), Some(1.0));
         assert_eq!(value(&values, "streamward_accounts", &[("holder", "tails")]), Some(3.0));
         assert_eq!(value(&values, "streamward_loop_lag_seconds", &[]), Some(1.50002));
+        assert_eq!(value(&values, "process_cpu_seconds_total", &[]), Some(61.0005));
         assert_eq!(value(&values, "streamward_idle_scale_ratio", &[]), Some(1.0));
         assert_eq!(value(&values, "streamward_delivered_bytes_total", &[]), Some(0.0));
     }

@@ -53,16 +53,20 @@ pub async fn dial(addr: SocketAddr) -> Result<TcpStream, LoadError> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
-    /// Logs in over a connection that nothing was said on yet.
-    pub async fn log_in(io: IO, authority: &str, user: &str, client_name: &str) -> Result<Self, LoadError> {
+    /// A connection without a session.
+    pub async fn over(io: IO, authority: &str) -> Result<Self, LoadError> {
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(io)
             .await?;
         let (authority, token) = (authority.to_owned(), String::new());
-        let heartbeat_interval = HEARTBEAT_INTERVAL;
-        let mut session = Self { connection, requests, authority, token, heartbeat_interval };
+        Ok(Self { connection, requests, authority, token, heartbeat_interval: HEARTBEAT_INTERVAL })
+    }
+
+    /// Logs in over a connection that nothing was said on yet.
+    pub async fn log_in(io: IO, authority: &str, user: &str, client_name: &str) -> Result<Self, LoadError> {
+        let mut session = Self::over(io, authority).await?;
         let login = v1::LoginRequest {
             user: user.to_owned(),
             client_name: client_name.to_owned(),
@@ -74,6 +78,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         let told = told.and_then(|interval| Duration::try_from(interval).ok());
         session.heartbeat_interval = told.filter(|told| !told.is_zero()).unwrap_or(HEARTBEAT_INTERVAL);
         Ok(session)
+    }
+
+    /// The secret that other connections may use to act in this session's name.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Logs out a session of another connection that is gone, by its token.
+    pub async fn log_out_of(io: IO, authority: &str, token: &str) -> Result<(), LoadError> {
+        let mut session = Self::over(io, authority).await?;
+        token.clone_into(&mut session.token);
+        session.log_out().await
     }
 
     /// Begins a call; the request's messages follow on what it returns.

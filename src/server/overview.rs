@@ -54,6 +54,7 @@ pub(super) fn server_status(core: &Core) -> v1::ServerStatus {
         streams_refused: facts.refused.streams,
         connections_refused: facts.refused.connections,
         connections_abusive: facts.refused.connections_abusive,
+        cpu_time: Some(convert::duration(facts.cpu_time)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::base::event::Epoch;
 use crate::base::reason::EndReason;
 use crate::hub::accounts::Account;
+use crate::runtime::cpu;
 use crate::runtime::phase::Phase;
 use crate::runtime::pressure::Thresholds;
 use crate::runtime::vitals::Vitals;
@@ -27,6 +28,8 @@ pub struct ServerFacts {
     pub started_at: SystemTime,
     /// How long ago that is.
     pub uptime: Duration,
+    /// User and system time of the process.
+    pub cpu_time: Duration,
     /// Open connections.
     pub connections: u32,
     /// Live sessions.
@@ -109,6 +112,7 @@ impl Core {
             phase: self.phase.get(),
             started_at: Self::wall(hub.started_at()),
             uptime: hub.started_at().elapsed(),
+            cpu_time: cpu::process_time(),
             connections: count(hub.connections().count()),
             sessions: count(hub.sessions().count()),
             streams: count(hub.streams().count()),

@@ -82,6 +82,10 @@ fn header(app: &App, part: Rect, buffer: &mut Buffer) {
     pen.put(phase_name(status.phase), style);
     pen.skip(2);
     pen.put(&format!("up {}", show_duration(duration_of(status.uptime))), Style::new());
+    if let Some(sample) = app.history.last().filter(|_| status.cpu_time.is_some()) {
+        pen.skip(2);
+        pen.put(&format!("CPU {}", sample.cpu.show_share()), Style::new());
+    }
     let (state, style) = match &app.link {
         Link::Lost { why, tries } => {
             let again = if *tries > 0 { format!(" ({tries})") } else { String::new() };

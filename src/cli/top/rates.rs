@@ -39,6 +39,12 @@ impl Rate {
         }
     }
 
+    /// Microseconds per second as a share: `12.3%`.
+    pub(crate) fn show_share(self) -> String {
+        let permille = self.thousandths / 1_000_000;
+        format!("{}.{}%", permille / 10, permille % 10)
+    }
+
     /// `1.5 KiB`.
     pub(crate) fn show_bytes(self) -> String {
         show_bytes(self.thousandths / 1000)
@@ -52,6 +58,8 @@ pub(crate) struct Sample {
     pub(crate) events_in: Rate,
     pub(crate) events_out: Rate,
     pub(crate) bytes_out: Rate,
+    /// Microseconds of CPU per second.
+    pub(crate) cpu: Rate,
 }
 
 /// The samples of the last minutes, oldest first.
@@ -66,6 +74,10 @@ pub(crate) fn time_between(before: &v1::ServerStatus, now: &v1::ServerStatus) ->
         return None;
     }
     duration_of(now.uptime).checked_sub(duration_of(before.uptime)).filter(|time| !time.is_zero())
+}
+
+fn cpu_us(status: &v1::ServerStatus) -> u64 {
+    u64::try_from(duration_of(status.cpu_time).as_micros()).unwrap_or(u64::MAX)
 }
 
 impl History {
@@ -83,6 +95,7 @@ impl History {
             events_in: Rate::between(before.last_sequence, now.last_sequence, time),
             events_out: Rate::between(before.events_delivered, now.events_delivered, time),
             bytes_out: Rate::between(before.bytes_delivered, now.bytes_delivered, time),
+            cpu: Rate::between(cpu_us(before), cpu_us(now), time),
         });
     }
 

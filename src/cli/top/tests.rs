@@ -183,6 +183,20 @@ q quit  ? help  s sort  / filter  Enter inspect  c cancel  e ended  p pause"
 }
 
 #[test]
+fn the_header_says_what_share_of_a_core_went_since_the_last_look() {
+    let mut app = looked(80, 24);
+    assert!(!text(&app, 80, 24).concat().contains("CPU"), "a server that does not tell");
+    for (uptime, cpu_ms) in [(106, 500), (108, 746)] {
+        let mut picture = looked(80, 24).picture;
+        picture.status = status(uptime, 0);
+        picture.status.cpu_time = Some(prost_types::Duration { seconds: 0, nanos: cpu_ms * 1_000_000 });
+        app.history.add(&app.picture.status, &picture.status);
+        app.picture = picture;
+    }
+    assert!(text(&app, 80, 24)[0].contains("up 1m48s  CPU 12.3% "), "{:?}", text(&app, 80, 24)[0]);
+}
+
+#[test]
 fn browsing_sorts_folds_and_keeps_the_selected_node() {
     let mut app = looked(80, 24);
     assert_eq!(ids(&app), ["session/1.1", "stream/2", "stream/3", "session/0.0", "stream/1"], "lag first");

@@ -1,6 +1,7 @@
 //! The metrics page of the process: off unless asked for, on this machine only, and never in anyone's way.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use streamward::wire::v1::Phase;
@@ -56,6 +57,9 @@ async fn the_page_tells_what_the_status_tells() {
         assert_eq!(value(&page, name), expected, "{name}");
     }
     assert_eq!((status.sessions, status.last_sequence), (1, 1));
+    let shown = page.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")).unwrap();
+    let told = Duration::try_from(status.cpu_time.unwrap()).unwrap().as_secs_f64();
+    assert!((0.000_001..=told).contains(&shown.parse().unwrap()), "{shown} s before {told} s");
     server.stop().await;
 }
 
