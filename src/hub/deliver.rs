@@ -276,10 +276,17 @@ impl Hub {
     }
 
     /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
-    /// events per ready topic in turn.
-    pub fn take(&mut self, key: StreamKey, bytes_max: usize, encode_gap: EncodeGap, out: &mut Vec<u8>) {
+    /// events per ready topic in turn. Says whether that was all: `waker` is kept then, as by [`Self::want`].
+    pub fn take(
+        &mut self,
+        key: StreamKey,
+        bytes_max: usize,
+        encode_gap: EncodeGap,
+        waker: &Waker,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
-            return;
+            return false;
         };
         let begin = out.len();
         out.append(&mut stream.control);
@@ -318,6 +325,11 @@ impl Hub {
                 topic.waiting.push(CursorRef { stream: key.slot, index, number: cursor.number });
             }
         }
+        let is_all = stream.ready.is_empty();
+        if is_all {
+            stream.pump = Some(waker.clone());
+        }
+        is_all
     }
 
     /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.

@@ -55,6 +55,15 @@ enum Room {
     Gone,
 }
 
+/// What became of a message that was taken.
+enum Sent {
+    /// There may be more.
+    Some,
+    /// There was no more; the hub keeps the waker.
+    All,
+    Gone,
+}
+
 impl Outbound {
     pub(super) fn new(handle: Handle, send: SendStream<Bytes>) -> Self {
         let near_at = handle.deadline.map(|deadline| {
@@ -123,11 +132,16 @@ impl Outbound {
             match want {
                 Want::Bytes { least, most } => match self.room(least + PREFIX_BYTES, most + PREFIX_BYTES, cx)
                 {
-                    Room::Bytes(room) => {
-                        if !self.take_and_send(room, most) {
-                            return self.gone(cx);
+                    Room::Bytes(room) => match self.take_and_send(room, most, cx) {
+                        Sent::Some => {}
+                        // The usual case; asking the hub again would find nothing.
+                        Sent::All if self.deliver_until.is_none() => {
+                            self.release();
+                            return Poll::Pending;
                         }
-                    }
+                        Sent::All => return self.finish(),
+                        Sent::Gone => return self.gone(cx),
+                    },
                     Room::Wait => return self.wait(cx),
                     Room::Gone => return self.gone(cx),
                 },
@@ -197,21 +211,28 @@ impl Outbound {
         self.reserved = bytes;
     }
 
-    fn take_and_send(&mut self, room: usize, most: usize) -> bool {
+    fn take_and_send(&mut self, room: usize, most: usize, cx: &Context<'_>) -> Sent {
         let mut message = Vec::with_capacity(PREFIX_BYTES + most);
         message.extend_from_slice(&[0; PREFIX_BYTES]);
         let budget = room.saturating_sub(PREFIX_BYTES).min(DATA_FRAME_BYTES_MAX - PREFIX_BYTES);
-        self.handle.core.hub().take(self.handle.key, budget, convert::encode_gap, &mut message);
+        let key = self.handle.key;
+        let mut hub = self.handle.core.hub();
+        let is_all = hub.take(key, budget, convert::encode_gap, cx.waker(), &mut message);
+        drop(hub);
         let length = message.len() - PREFIX_BYTES;
         if length == 0 {
-            return true;
+            return Sent::Some;
         }
         message[..PREFIX_BYTES].copy_from_slice(&prefix(length));
         let mut message = Bytes::from(message);
         if message.len() > room {
             self.rest = message.split_off(room);
         }
-        self.send(message)
+        match self.send(message) {
+            false => Sent::Gone,
+            true if is_all && self.rest.is_empty() => Sent::All,
+            true => Sent::Some,
+        }
     }
 
     fn send(&mut self, data: Bytes) -> bool {
