@@ -83,6 +83,15 @@ fn settle(key: StreamKey, stream: &mut StreamState, topic: &mut TopicState, inde
     }
 }
 
+/// Whether the stream has nothing more to send; its waker is kept then.
+fn keep_if_all(stream: &mut StreamState, waker: &Waker) -> bool {
+    let is_all = stream.ready.is_empty();
+    if is_all {
+        stream.pump = Some(waker.clone());
+    }
+    is_all
+}
+
 /// Encodes a gap as a frame element.
 pub type EncodeGap = fn(&Topic, Gap, &mut Vec<u8>);
 
@@ -316,10 +325,17 @@ impl Hub {
     }
 
     /// Appends to `out` what fits `bytes_max`, and at least one element: receipts and notices first, then one run of
-    /// events per ready topic in turn.
-    pub fn take(&mut self, key: StreamKey, bytes_max: usize, encode_gap: EncodeGap, out: &mut Vec<u8>) {
+    /// events per ready topic in turn. Says whether that was all: `waker` is kept then, as by [`Self::want`].
+    pub fn take(
+        &mut self,
+        key: StreamKey,
+        bytes_max: usize,
+        encode_gap: EncodeGap,
+        waker: &Waker,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key) else {
-            return;
+            return false;
         };
         let begin = out.len();
         out.append(&mut stream.control);
@@ -347,11 +363,19 @@ impl Hub {
             }
             settle(key, stream, topic, index);
         }
+        keep_if_all(stream, waker)
     }
 
     /// Takes the next run of events as one message, when that is all the stream has to send; [`Self::take`] serves
-    /// every other case. `frame` makes a message of a run; streams that take the same run share it.
-    pub fn take_run(&mut self, key: StreamKey, bytes_max: usize, frame: fn(&[u8]) -> Bytes) -> Option<Bytes> {
+    /// every other case, and says the same of the waker. `frame` makes a message of a run; streams that take the same
+    /// run share it.
+    pub fn take_run(
+        &mut self,
+        key: StreamKey,
+        bytes_max: usize,
+        frame: fn(&[u8]) -> Bytes,
+        waker: &Waker,
+    ) -> Option<(Bytes, bool)> {
         let stream = self.streams.get_mut(key.slot as usize).filter(|stream| stream.key == key)?;
         let index = *stream.ready.front()?;
         if stream.ready.len() > 1 || !stream.control.is_empty() {
@@ -371,7 +395,7 @@ impl Hub {
         });
         count_taken(taken, cursor, &mut stream.delivered, &mut self.stats);
         settle(key, stream, topic, index);
-        Some(message)
+        Some((message, keep_if_all(stream, waker)))
     }
 
     /// Appends an encoded receipt or notice, which is delivered before any event that is not yet taken.

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub struct EndedRing {
     sessions: Ring,
     /// The tokens of the sessions, in the order of their records: apart, so that a look for one reads nothing else.
     tokens: VecDeque<Token>,
+    /// Hashes of their owners, likewise: every login of a named client looks for its last session.
+    owners: VecDeque<u64>,
+    hasher: RandomState,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,8 @@ impl Default for EndedRing {
             streams: Ring::default(),
             sessions: Ring::default(),
             tokens: VecDeque::with_capacity(ENDED_KEPT_MAX),
+            owners: VecDeque::with_capacity(ENDED_KEPT_MAX),
+            hasher: RandomState::new(),
         }
     }
 }
@@ -159,15 +165,17 @@ impl EndedRing {
         self.sessions.push(&ended);
         if self.tokens.len() == ENDED_KEPT_MAX {
             self.tokens.pop_front();
+            self.owners.pop_front();
         }
         self.tokens.push_back(token);
+        self.owners.push_back(self.hasher.hash_one(&ended.principal));
     }
 
     /// How many are kept, and the memory they use.
     #[must_use]
     pub fn account(&self) -> (usize, usize) {
         let of = |ring: &Ring| ring.records.len() * size_of::<Record>() + ring.texts.len();
-        let tokens_bytes = self.tokens.len() * size_of::<Token>();
+        let tokens_bytes = self.tokens.len() * (size_of::<Token>() + size_of::<u64>());
         let count = self.streams.records.len() + self.sessions.records.len();
         (count, of(&self.streams) + of(&self.sessions) + tokens_bytes)
     }
@@ -203,8 +211,14 @@ impl EndedRing {
         if principal.client_name.is_empty() {
             return None;
         }
+        let hash = self.hasher.hash_one(principal);
+        if !self.owners.contains(&hash) {
+            return None;
+        }
         let ring = &self.sessions;
-        let (record, at) = ring.newest_first().find(|(record, at)| ring.is_of(record, *at, principal))?;
+        let hashed = ring.newest_first().zip(self.owners.iter().rev());
+        let mut of_hash = hashed.filter(|(_, owner)| **owner == hash).map(|(found, _)| found);
+        let (record, at) = of_hash.find(|(record, at)| ring.is_of(record, *at, principal))?;
         Some(ring.read(record, at))
     }
 }
@@ -276,7 +290,7 @@ mod tests {
         let buffers = |ring: &EndedRing| {
             let Ring { records, texts } = &ring.sessions;
             (
-                [records.capacity(), texts.capacity(), ring.tokens.capacity()],
+                [records.capacity(), texts.capacity(), ring.tokens.capacity(), ring.owners.capacity()],
                 records.as_slices().0.as_ptr(),
                 texts.as_slices().0.as_ptr(),
                 ring.tokens.as_slices().0.as_ptr(),
@@ -301,6 +315,6 @@ mod tests {
         let shown = format!("{ring:?}");
         assert!(shown.contains("Token(secret)") && !shown.contains("171, 171"), "{shown}");
         let (count, bytes) = ring.account();
-        assert_eq!((count, bytes), (1, size_of::<Record>() + "annaphoneserver".len() + 32));
+        assert_eq!((count, bytes), (1, size_of::<Record>() + "annaphoneserver".len() + 32 + 8));
     }
 }

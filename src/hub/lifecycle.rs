@@ -92,7 +92,15 @@ impl Hub {
     /// Whether a login of these names would take a live session over.
     #[must_use]
     pub fn takes_over(&self, principal: &Principal) -> bool {
-        self.sessions().any(|session| session.principal.is_taken_over_by(principal))
+        self.sessions_of(&principal.user).any(|session| session.principal.is_taken_over_by(principal))
+    }
+
+    /// The live sessions of a user.
+    fn sessions_of(&self, user: &Arc<str>) -> impl Iterator<Item = &SessionState> {
+        let first = SessionKey { slot: 0, incarnation: 0 };
+        let last = SessionKey { slot: u32::MAX, incarnation: u64::MAX };
+        let own = self.sessions_of_users.range((Arc::clone(user), first)..=(Arc::clone(user), last));
+        own.filter_map(|(_, key)| self.session(*key))
     }
 
     /// A refused login, for the counters.
@@ -119,9 +127,8 @@ impl Hub {
         if !self.connections.contains_key(&connection) {
             return Err(Refusal::ConnectionGone);
         }
-        let same_user = self.sessions.iter().filter(|(_, session)| session.principal.user == principal.user);
         let (mut of_user, mut taken_over) = (0, None);
-        for (_, session) in same_user {
+        for session in self.sessions_of(&principal.user) {
             of_user += 1;
             if session.principal.is_taken_over_by(&principal) {
                 taken_over = Some(session.key);
@@ -146,6 +153,7 @@ impl Hub {
         // The count was checked against a u32 limit.
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = SessionKey { slot, incarnation: self.session_incarnations };
+        self.sessions_of_users.insert((Arc::clone(&principal.user), key));
         entry.insert(Box::new(SessionState {
             key,
             principal,
@@ -197,6 +205,7 @@ impl Hub {
         self.session(key)?;
         let session = self.sessions.remove(key.slot as usize);
         self.tokens.remove(&session.token);
+        self.sessions_of_users.remove(&(Arc::clone(&session.principal.user), key));
         self.deadlines.leases.remove(session.lease_entry, key);
         session.scope.end(cause);
         let cause = session.scope.cause().cloned()?;

@@ -24,7 +24,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Hub {
     /// Boxed: the table stays as long as the crowd once was, and one that stayed would keep the memory of all.
     sessions: Slab<Box<SessionState>>,
     session_incarnations: u64,
+    /// Of each user, for logins.
+    sessions_of_users: BTreeSet<(Arc<str>, SessionKey)>,
     tokens: HashMap<Token, SessionKey>,
     streams: Slab<Box<StreamState>>,
     stream_numbers: u64,
@@ -130,6 +132,7 @@ impl Hub {
             sequence: 0,
             sessions: Slab::new(),
             session_incarnations: 0,
+            sessions_of_users: BTreeSet::new(),
             tokens: HashMap::new(),
             streams: Slab::new(),
             stream_numbers: 0,

@@ -70,7 +70,9 @@ impl Hub {
         assert!(self.sessions.len() <= limits.sessions_max as usize);
         assert_eq!(self.tokens.len(), self.sessions.len(), "tokens");
         assert_eq!(self.deadlines.leases.len(), self.sessions.len(), "leases");
+        assert_eq!(self.sessions_of_users.len(), self.sessions.len(), "of users");
         for session in self.sessions() {
+            assert!(self.sessions_of_users.contains(&(session.principal.user.clone(), session.key)));
             assert_eq!(self.tokens.get(&session.token), Some(&session.key));
             assert_eq!(self.ended.session_of_token(&session.token), None, "{} is live", session.key);
             assert!(self.deadlines.leases.contains(session.lease_entry, session.key));

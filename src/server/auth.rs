@@ -65,7 +65,9 @@ fn parse_bearer(value: &[u8]) -> Option<Token> {
 
 /// A token as the client gets it.
 pub(super) fn print_token(token: &Token) -> String {
-    token.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let nibbles = token.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
 }
 
 /// What the hub's refusal is to the client of this session, which may have ended since its call began.

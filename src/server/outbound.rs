@@ -63,6 +63,15 @@ enum Room {
     Gone,
 }
 
+/// What became of a message that was taken.
+enum Sent {
+    /// There may be more.
+    Some,
+    /// There was no more; the hub keeps the waker.
+    All,
+    Gone,
+}
+
 impl Outbound {
     pub(super) fn new(handle: Handle, send: SendStream<Bytes>) -> Self {
         let near_at = handle.deadline.map(|deadline| {
@@ -131,11 +140,16 @@ impl Outbound {
             match want {
                 Want::Bytes { least, most } => match self.room(least + PREFIX_BYTES, most + PREFIX_BYTES, cx)
                 {
-                    Room::Bytes(room) => {
-                        if !self.take_and_send(room, most) {
-                            return self.gone(cx);
+                    Room::Bytes(room) => match self.take_and_send(room, most, cx) {
+                        Sent::Some => {}
+                        // The usual case; asking the hub again would find nothing.
+                        Sent::All if self.deliver_until.is_none() => {
+                            self.release();
+                            return Poll::Pending;
                         }
-                    }
+                        Sent::All => return self.finish(),
+                        Sent::Gone => return self.gone(cx),
+                    },
                     Room::Wait => return self.wait(cx),
                     Room::Gone => return self.gone(cx),
                 },
@@ -205,24 +219,32 @@ impl Outbound {
         self.reserved = bytes;
     }
 
-    fn take_and_send(&mut self, room: usize, most: usize) -> bool {
+    fn take_and_send(&mut self, room: usize, most: usize, cx: &Context<'_>) -> Sent {
         let budget = room.saturating_sub(PREFIX_BYTES).min(DATA_FRAME_BYTES_MAX - PREFIX_BYTES);
-        let shared = self.handle.core.hub().take_run(self.handle.key, budget, framed);
-        let Some(mut message) = shared.or_else(|| self.take_mixed(budget, most)) else { return true };
+        let shared = self.handle.core.hub().take_run(self.handle.key, budget, framed, cx.waker());
+        let Some((mut message, is_all)) = shared.or_else(|| self.take_mixed(budget, most, cx)) else {
+            return Sent::Some;
+        };
         if message.len() > room {
             self.rest = message.split_off(room);
         }
-        self.send(message)
+        match self.send(message) {
+            false => Sent::Gone,
+            true if is_all && self.rest.is_empty() => Sent::All,
+            true => Sent::Some,
+        }
     }
 
-    /// Takes receipts, notices, gaps and events of several topics; `None` when there are none.
-    fn take_mixed(&self, budget: usize, most: usize) -> Option<Bytes> {
+    /// Takes receipts, notices, gaps and events of several topics, and says whether that was all; `None` when there are
+    /// none.
+    fn take_mixed(&self, budget: usize, most: usize, cx: &Context<'_>) -> Option<(Bytes, bool)> {
         let mut message = Vec::with_capacity(PREFIX_BYTES + most);
         message.extend_from_slice(&[0; PREFIX_BYTES]);
-        self.handle.core.hub().take(self.handle.key, budget, convert::encode_gap, &mut message);
+        let Handle { core, key, .. } = &self.handle;
+        let is_all = core.hub().take(*key, budget, convert::encode_gap, cx.waker(), &mut message);
         let length = message.len() - PREFIX_BYTES;
         message[..PREFIX_BYTES].copy_from_slice(&prefix(length));
-        (length > 0).then(|| message.into())
+        (length > 0).then(|| (message.into(), is_all))
     }
 
     fn send(&mut self, data: Bytes) -> bool {
