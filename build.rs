@@ -14,6 +14,7 @@ const PROTOS: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     name_the_build()?;
+    link_small()?;
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("streamward_descriptor.bin");
@@ -24,6 +25,32 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// What makes the static program smaller and costs it nothing, where the linker is the one of `scripts/build-pi`.
+fn link_small() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed=RUSTC_LINKER");
+    let linker = PathBuf::from(env::var_os("RUSTC_LINKER").unwrap_or_default());
+    if linker.file_name().is_none_or(|name| name != "rust-lld") || env::var("CARGO_CFG_TARGET_ENV")? != "musl"
+    {
+        return Ok(());
+    }
+    // Functions of the same code are there once. Nothing of Rust relies on their having different addresses.
+    println!("cargo:rustc-link-arg-bins=--icf=all");
+    // The relocations of a static program that has no fixed address: a bit for each, not 24 bytes. From 1.93 on Rust
+    // brings a musl (1.2.5) whose start code can read them.
+    if rustc_minor()? >= 93 {
+        println!("cargo:rustc-link-arg-bins=-zpack-relative-relocs");
+    }
+    Ok(())
+}
+
+/// The `95` of `rustc 1.95.0 (…)`.
+fn rustc_minor() -> Result<u32, Box<dyn Error>> {
+    let output = Command::new(env::var("RUSTC")?).arg("--version").output()?;
+    let version = String::from_utf8(output.stdout)?;
+    let minor = version.split('.').nth(1).ok_or_else(|| format!("no version of rustc: {version}"))?;
+    Ok(minor.parse()?)
 }
 
 /// What `--version` says beside the version: commit and target, or that it is no release build. Those are built often,

@@ -4,6 +4,7 @@ pub mod bill;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod order;
 pub mod principal;
 pub mod reason;
 pub mod topic;

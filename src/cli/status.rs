@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::base::order::sort_by;
 use crate::cli::exit::{Exit, Failure, end_text, exit_of};
 use crate::cli::hub::{AdminArgs, Interrupt};
 use crate::cli::output::{Output, Paint};
@@ -192,7 +193,7 @@ fn account_texts(accounts: &[v1::Account]) -> Vec<String> {
     /// Columns of text beside the label.
     const COLUMNS: usize = 90;
     let mut holders: Vec<&v1::Account> = accounts.iter().filter(|account| account.bytes > 0).collect();
-    holders.sort_by_key(|account| std::cmp::Reverse(account.bytes));
+    sort_by(&mut holders, |one, other| other.bytes.cmp(&one.bytes));
     let mut lines: Vec<String> = Vec::new();
     for account in holders {
         let text = format!("{} {} ({})", clean(&account.holder), show_bytes(account.bytes), account.count);

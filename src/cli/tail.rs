@@ -161,7 +161,8 @@ fn start_task(
 ) -> Result<TaskHandle, Failure> {
     let overflow = if args.skip { Overflow::Skip } else { Overflow::Disconnect };
     // Naming a topic twice is no mistake worth refusing.
-    let topics: BTreeSet<&Topic> = args.topics.iter().collect();
+    let mut topics: BTreeSet<&Topic> = BTreeSet::new();
+    topics.extend(&args.topics);
     let target = |topic: &Topic| Target { topic: topic.clone(), start: start.clone(), overflow };
     let exec = args.exec.clone().map(|command| Exec { command, ends_with_task: true });
     let sink = Sink { output: output.clone(), exec };

@@ -226,7 +226,7 @@ impl Pipeline {
         let upkeep = Scope::root();
         let dial: Dial = Box::new(move || Box::pin(dial()));
         let (keeper, link) = Keeper::new(Arc::clone(&config), dial, upkeep.clone());
-        upkeep.spawn(keeper.run());
+        upkeep.spawn_boxed(keeper.run());
         let (tasks, publishers) = (Scope::root(), Scope::root());
         Ok(Self { config, registry: Arc::default(), link, tasks, publishers, upkeep, ids: Ids::new() })
     }

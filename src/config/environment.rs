@@ -1,5 +1,6 @@
 //! The environment: `STREAMWARD_<SECTION>_<KEY>`, strictly.
 
+use crate::base::order::sort_by;
 use crate::config::error::{ConfigError, Place};
 use crate::config::keys;
 use crate::config::loading::Loading;
@@ -33,7 +34,7 @@ pub(crate) fn apply(loading: &mut Loading, environment: &[(String, String)]) {
     let mut ours: Vec<_> =
         environment.iter().filter(|(name, _)| name.starts_with(PREFIX) && name != CLIENT_VARIABLE).collect();
     // The system gives no order; errors should have one.
-    ours.sort();
+    sort_by(&mut ours, Ord::cmp);
     for (name, value) in ours {
         let place = Place::Variable(name.clone());
         match keys::of_variable(name) {

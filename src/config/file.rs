@@ -7,6 +7,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use crate::base::order::sort_by;
 use crate::config::error::{ConfigError, Place, repeat};
 use crate::config::keys;
 use crate::config::loading::Loading;
@@ -77,7 +78,7 @@ fn apply_section(
 /// The parser sorts by name; errors are read beside the file.
 fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
     let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
+    sort_by(&mut entries, |(one, _), (other, _)| one.span().start.cmp(&other.span().start));
     entries
 }
 

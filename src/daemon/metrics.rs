@@ -37,7 +37,7 @@ pub async fn run(core: Arc<Core>, listener: TcpListener, upkeep: Scope) {
             match next(&listener, &permits).await {
                 Ok((stream, permit)) => {
                     let (core, ends) = (Arc::clone(&core), upkeep.clone());
-                    upkeep.spawn(async move {
+                    upkeep.spawn_boxed(async move {
                         tokio::select! {
                             () = serve(core, stream) => {}
                             () = ends.ending() => {}

@@ -171,14 +171,14 @@ async fn serve(
     let upkeep = Scope::root();
 
     // The start list; `shutdown` takes it down from the bottom.
-    upkeep.spawn(reaper::run(Arc::clone(&core), upkeep.clone()));
-    upkeep.spawn(monitor::run(Arc::clone(&core), upkeep.clone(), monitor, procfs));
+    upkeep.spawn_boxed(reaper::run(Arc::clone(&core), upkeep.clone()));
+    upkeep.spawn_boxed(monitor::run(Arc::clone(&core), upkeep.clone(), monitor, procfs));
     if let Some((listener, address)) = metrics_page {
         log::info!("metrics at http://{address}{}", metrics::PATH);
-        upkeep.spawn(metrics::run(Arc::clone(&core), listener, upkeep.clone()));
+        upkeep.spawn_boxed(metrics::run(Arc::clone(&core), listener, upkeep.clone()));
     }
-    core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Unix(unix)));
-    core.service.spawn(accept::run(Arc::clone(&core), accept::Listener::Tcp(tcp)));
+    core.service.spawn_boxed(accept::run(Arc::clone(&core), accept::Listener::Unix(unix)));
+    core.service.spawn_boxed(accept::run(Arc::clone(&core), accept::Listener::Tcp(tcp)));
     log::info!("admin socket {}", config.server.admin_socket.display());
     log::info!("listening on {address}, epoch {}", core.hub().epoch().0);
     notifier.ready(&format!("listening on {address}"));

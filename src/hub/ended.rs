@@ -4,7 +4,6 @@
 //! memory that the crowd had used, and keep it from going back to the system. So names are copied into buffers that
 //! were there before.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::base::id::SessionKey;
 use crate::base::limits::ENDED_KEPT_MAX;
+use crate::base::order::sort_by;
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason, Quota};
 use crate::hub::registry::{Ended, EndedNode, Token};
@@ -186,7 +186,7 @@ impl EndedRing {
         let of = |ring: &Ring| ring.newest_first().map(|(record, at)| ring.read(record, at)).collect();
         let mut all: Vec<Ended> = of(&self.streams);
         all.extend::<Vec<Ended>>(of(&self.sessions));
-        all.sort_by_key(|ended| Reverse(ended.number));
+        sort_by(&mut all, |one, other| other.number.cmp(&one.number));
         all
     }
 

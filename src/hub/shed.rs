@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::base::bill;
 use crate::base::id::{ConnectionId, SessionKey, StreamKey};
+use crate::base::order::sort_by;
 use crate::base::principal::Principal;
 use crate::base::reason::{Cause, EndReason};
 use crate::hub::Hub;
@@ -158,7 +159,8 @@ impl Hub {
         if stale.is_empty() {
             return Vec::new();
         }
-        stale.sort_by_key(|session| (session.heard_at, session.key.incarnation));
+        let age = |session: &SessionState| (session.heard_at, session.key.incarnation);
+        sort_by(&mut stale, |one, other| age(one).cmp(&age(other)));
         let carried = self.bytes_of_connections(&stale);
         let step = |session: &&SessionState| {
             let own = || session.streams.iter().filter_map(|key| self.stream(*key));
@@ -227,9 +229,10 @@ impl Hub {
                 (step, stream.key.number)
             })
             .collect();
-        steps.sort_by_key(|(step, number)| {
+        let rank = |(step, number): &(Step, u64)| {
             (step.rung, Reverse(step.lag_bytes), Reverse(step.bytes), Reverse(*number))
-        });
+        };
+        sort_by(&mut steps, |one, other| rank(one).cmp(&rank(other)));
         steps.into_iter().map(|(step, _)| step).collect()
     }
 

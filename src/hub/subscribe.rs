@@ -83,6 +83,10 @@ impl Hub {
         let topic = cursor.topic;
         self.subscriptions += 1;
         if index == stream.cursors.len() {
+            if stream.cursors.is_empty() {
+                // Most streams have one; a vector begins with room for four.
+                stream.cursors.reserve_exact(1);
+            }
             stream.cursors.push(Some(cursor));
         } else {
             stream.cursors[index] = Some(cursor);

@@ -5,6 +5,7 @@
 //! ended before them; the first cause wins.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use tokio::task::JoinHandle;
@@ -135,6 +136,13 @@ impl Scope {
     {
         self.0.tracker.spawn(task)
     }
+
+    /// The same for tasks of a kind of which there are few: in a box, because the runtime's code for a task is 5 KB for
+    /// each kind of task, and is there once for all of these.
+    pub fn spawn_boxed(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
+        self.spawn(task);
+    }
 }
 
 #[cfg(test)]
@@ -176,5 +184,17 @@ mod tests {
         assert!(waiting.await.is_err());
         drop(token);
         scope.finished().await;
+    }
+
+    #[tokio::test]
+    async fn finished_waits_for_a_boxed_task() {
+        let (scope, over) = (Scope::root(), Arc::new(OnceLock::new()));
+        let told = Arc::clone(&over);
+        scope.spawn_boxed(async move {
+            tokio::task::yield_now().await;
+            told.get_or_init(|| ());
+        });
+        scope.finished().await;
+        assert!(over.get().is_some());
     }
 }

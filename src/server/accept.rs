@@ -132,6 +132,7 @@ impl Acceptor {
                     log::debug!("{peer} went away: {error}");
                     return;
                 }
+                let stream = Box::new(stream);
                 if self.core.vitals().level >= Level::Critical {
                     // It could not open a stream anyway, and would cost more than one.
                     let cause = Cause::server(EndReason::MemoryPressure);
@@ -150,7 +151,7 @@ impl Acceptor {
             }
             Accepted::Unix(stream) => {
                 let Some(uid) = admitted_uid(&stream) else { return };
-                let peer = format!("uid={uid}");
+                let (stream, peer) = (Box::new(stream), format!("uid={uid}"));
                 let Ok(connections) = Arc::clone(&self.connections).try_acquire_owned() else {
                     return self.full(stream, &peer, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_MAX);
                 };
@@ -162,17 +163,17 @@ impl Acceptor {
     }
 
     /// A limit was met.
-    fn full<T: Transport>(&mut self, io: T, peer: &str, key: &'static str, value: u32) {
+    fn full(&mut self, io: Box<dyn Transport>, peer: &str, key: &'static str, value: u32) {
         self.warnings.turned_away(peer, key, value);
         self.turn_away(io, peer, Cause::quota(Quota { key, value: u64::from(value) }));
     }
 
     /// Tells a client why, or, when enough others are being told, closes the connection.
-    fn turn_away<T: Transport>(&mut self, io: T, peer: &str, cause: Cause) {
+    fn turn_away(&mut self, io: Box<dyn Transport>, peer: &str, cause: Cause) {
         let number = self.core.tally.count_refused();
         let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() else { return };
         let (core, peer) = (Arc::clone(&self.core), peer.to_owned());
-        self.core.service.spawn(async move {
+        self.core.service.spawn_boxed(async move {
             turned_away::run(&core, io, &peer, cause, number).await;
             drop(place);
         });

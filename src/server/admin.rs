@@ -85,7 +85,8 @@ impl AdminService for AdminApi {
         };
         let hub = self.0.hub();
         let chosen = hub.streams().filter(|stream| of_session.is_none_or(|key| stream.session == key));
-        let all: BTreeMap<u64, _> = chosen.map(|stream| (stream.key.number, stream)).collect();
+        let mut all = BTreeMap::new();
+        all.extend(chosen.map(|stream| (stream.key.number, stream)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let streams = page.into_iter().map(|stream| stream_info(&hub, stream)).collect();
         Ok(Response::new(v1::ListStreamsResponse { streams, next_page_token }))
@@ -99,7 +100,8 @@ impl AdminService for AdminApi {
         let hub = self.0.hub();
         // Newest first: the key falls as the number rises.
         let ends = hub.ended().newest_first();
-        let all: BTreeMap<u64, _> = ends.iter().map(|ended| (u64::MAX - ended.number, ended)).collect();
+        let mut all = BTreeMap::new();
+        all.extend(ends.iter().map(|ended| (u64::MAX - ended.number, ended)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let ended = page.into_iter().map(ended_info).collect();
         Ok(Response::new(v1::ListEndedResponse { ended, next_page_token }))

@@ -1,6 +1,7 @@
 //! The connection's bytes: the same wrapper over TCP, a Unix socket, or memory.
 
 use std::cell::Cell;
+use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ use crate::server::read_turn::ReadTurn;
 use crate::server::scan::Scanner;
 
 /// What can carry a connection.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Debug + 'static {
     /// Makes the kernel forget unsent bytes when the transport is dropped: a peer that does not read would keep up
     /// to megabytes of them otherwise.
     fn forget_unsent(&self);
@@ -198,15 +199,17 @@ impl Meter {
 /// h2 writes and flushes every DATA frame by itself, one system call each. Here they are gathered and leave together
 /// when the connection's task has polled everything that was ready: see [`Drain`].
 #[derive(Debug)]
-pub struct Conn<T: Transport>(Arc<Mutex<Gathered<T>>>);
+pub struct Conn(Arc<Mutex<Gathered>>);
 
 /// The other hand on a connection's transport: moves what was gathered to the kernel.
 #[derive(Debug)]
-pub struct Drain<T: Transport>(Arc<Mutex<Gathered<T>>>);
+pub struct Drain(Arc<Mutex<Gathered>>);
 
 #[derive(Debug)]
-struct Gathered<T: Transport> {
-    io: T,
+struct Gathered {
+    /// Not a type parameter: h2 and the connection's task would be in the program once for each transport, and the
+    /// call costs nothing beside the system call it leads to.
+    io: Box<dyn Transport>,
     meter: Arc<Meter>,
     /// Written by h2, not yet taken by the kernel.
     unsent: Vec<u8>,
@@ -224,9 +227,10 @@ thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-impl<T: Transport> Conn<T> {
+impl Conn {
     /// Wraps a transport.
-    pub fn new(io: T) -> (Self, Drain<T>, Arc<Meter>) {
+    #[must_use]
+    pub fn new(io: Box<dyn Transport>) -> (Self, Drain, Arc<Meter>) {
         let meter = Arc::new(Meter::default());
         let authority = io.has_odd_authority().then(|| Box::new(AuthorityFilter::new()));
         let gathered = Gathered {
@@ -243,12 +247,12 @@ impl<T: Transport> Conn<T> {
         (Self(Arc::clone(&gathered)), Drain(gathered), meter)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Gathered<T>> {
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Transport> Drain<T> {
+impl Drain {
     /// Moves what it can; ready when nothing is left, or with the transport's error.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_drain(cx)
@@ -260,7 +264,7 @@ impl<T: Transport> Drain<T> {
     }
 }
 
-impl<T: Transport> Gathered<T> {
+impl Gathered {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent_bytes < self.unsent.len() {
             let result = Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent_bytes..]);
@@ -328,7 +332,7 @@ impl<T: Transport> Gathered<T> {
     }
 }
 
-impl<T: Transport> Drop for Gathered<T> {
+impl Drop for Gathered {
     fn drop(&mut self) {
         if self.meter.cut.load(Ordering::Relaxed) {
             self.io.forget_unsent();
@@ -336,7 +340,7 @@ impl<T: Transport> Drop for Gathered<T> {
     }
 }
 
-impl<T: Transport> AsyncRead for Conn<T> {
+impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut gathered = self.lock();
         let Gathered { io, meter, authority, scanner, turn, .. } = &mut *gathered;
@@ -350,14 +354,7 @@ impl<T: Transport> AsyncRead for Conn<T> {
         let before = buf.filled().len();
         let result = match turn.read_bytes_max() {
             None => Pin::new(io).poll_read(cx, buf),
-            Some(bytes_max) => {
-                let bytes_max = bytes_max.min(buf.remaining());
-                let mut short = ReadBuf::new(buf.initialize_unfilled_to(bytes_max));
-                let result = Pin::new(io).poll_read(cx, &mut short);
-                let bytes = short.filled().len();
-                buf.advance(bytes);
-                result
-            }
+            Some(bytes_max) => Pin::new(&mut io.take(bytes_max as u64)).poll_read(cx, buf),
         };
         if result.is_pending() {
             turn.end();
@@ -377,7 +374,7 @@ impl<T: Transport> AsyncRead for Conn<T> {
     }
 }
 
-impl<T: Transport> AsyncWrite for Conn<T> {
+impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut gathered = self.lock();
         ready!(gathered.poll_room(cx))?;
@@ -423,12 +420,12 @@ impl<T: Transport> AsyncWrite for Conn<T> {
 mod tests {
     use super::*;
     use crate::runtime::gauge::Total;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     #[tokio::test]
     async fn writes_are_gathered_until_drained_and_then_leave_in_order() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let (mut conn, drain, meter) = Conn::new(near);
+        let (mut conn, drain, meter) = Conn::new(Box::new(near));
         conn.write_all(b"one ").await.unwrap();
         conn.write_all(b"two").await.unwrap();
         conn.flush().await.unwrap();
@@ -442,7 +439,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_peer_does_not_take_is_bounded_and_told() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let (mut conn, drain, meter) = Conn::new(near);
+        let (mut conn, drain, meter) = Conn::new(Box::new(near));
         let flood = async { conn.write_all(&vec![7; 10 * UNSENT_BYTES_MAX]).await };
         assert!(tokio::time::timeout(std::time::Duration::from_secs(1), flood).await.is_err());
         assert!(meter.blocked_since().is_some());
@@ -456,9 +453,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_short_read_touches_no_more_than_what_came() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let (mut conn, _drain, _) = Conn::new(Box::new(near));
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        far.write_all(&settings.repeat(20)).await.unwrap();
+        for _ in 0..2 {
+            let mut space = [std::mem::MaybeUninit::uninit(); 8192];
+            let mut buf = ReadBuf::uninit(&mut space);
+            std::future::poll_fn(|cx| Pin::new(&mut conn).poll_read(cx, &mut buf)).await.unwrap();
+            assert!(!buf.filled().is_empty());
+            assert_eq!(buf.initialized().len(), buf.filled().len(), "the rest would be memory in use");
+            far.write_all(&settings).await.unwrap();
+        }
+        let is_short = conn.lock().turn.read_bytes_max().is_some();
+        assert!(is_short, "small frames make reads short");
+    }
+
+    #[tokio::test]
     async fn while_all_together_hold_too_much_each_queues_one_frame() {
         let total = Arc::new(Total::default());
-        let (_, _, meter) = Conn::new(tokio::io::duplex(1).0);
+        let (_, _, meter) = Conn::new(Box::new(tokio::io::duplex(1).0));
         meter.count_unsent(Arc::new(Gauge::of(&total)));
         let other = Gauge::of(&total);
         let queues = || std::future::poll_fn(|cx| Poll::Ready(meter.poll_queue(cx).is_ready()));

@@ -32,9 +32,9 @@ use crate::server::{Core, Peer, call};
 
 /// Serves a transport in a task of its own, below the service scope. `permit` is held until the connection is gone,
 /// `opening` until its handshake is done.
-pub fn spawn<T: Transport>(
+pub fn spawn(
     core: &Arc<Core>,
-    io: T,
+    io: Box<dyn Transport>,
     peer: &str,
     admin_uid: Option<u32>,
     permit: Permit,
@@ -43,15 +43,25 @@ pub fn spawn<T: Transport>(
     let (core, peer) = (Arc::clone(core), peer.to_owned());
     let service = core.service.clone();
     service.spawn(async move {
-        run(&core, io, &peer, admin_uid, opening).await;
+        serve(&core, io, &peer, admin_uid, opening).await;
         drop(permit);
     });
 }
 
 /// Serves a transport to its end: for callers that own the task, such as tests over memory.
-pub async fn run<T: Transport>(
+pub async fn run(
     core: &Arc<Core>,
-    io: T,
+    io: impl Transport,
+    peer: &str,
+    admin_uid: Option<u32>,
+    opening: Option<Opening>,
+) {
+    serve(core, Box::new(io), peer, admin_uid, opening).await;
+}
+
+async fn serve(
+    core: &Arc<Core>,
+    io: Box<dyn Transport>,
     peer: &str,
     admin_uid: Option<u32>,
     opening: Option<Opening>,
@@ -79,18 +89,18 @@ pub async fn run<T: Transport>(
 }
 
 /// A transport that speaks HTTP/2.
-struct Opened<T: Transport> {
-    connection: Connection<Conn<T>, Bytes>,
-    drain: Drain<T>,
+struct Opened {
+    connection: Connection<Conn, Bytes>,
+    drain: Drain,
     meter: Arc<Meter>,
 }
 
-async fn handshake<T: Transport>(
+async fn handshake(
     core: &Core,
-    io: T,
+    io: Box<dyn Transport>,
     peer: &str,
     opening: Option<Opening>,
-) -> Option<Opened<T>> {
+) -> Option<Opened> {
     let limits = core.limits();
     let (conn, drain, meter) = Conn::new(io);
     let handshake = tokio::time::timeout(limits.handshake_timeout, builder(&limits).handshake(conn));
@@ -151,10 +161,10 @@ impl Drop for Guard<'_> {
     }
 }
 
-struct Driver<'a, T: Transport> {
+struct Driver<'a> {
     core: &'a Arc<Core>,
-    connection: Connection<Conn<T>, Bytes>,
-    drain: Drain<T>,
+    connection: Connection<Conn, Bytes>,
+    drain: Drain,
     meter: Arc<Meter>,
     peer: Peer,
     /// Streams of the calls under way.
@@ -190,8 +200,8 @@ enum GivenUp {
     Abusive(&'static str),
 }
 
-impl<'a, T: Transport> Driver<'a, T> {
-    fn new(core: &'a Arc<Core>, opened: Opened<T>, peer: Peer) -> Self {
+impl<'a> Driver<'a> {
+    fn new(core: &'a Arc<Core>, opened: Opened, peer: Peer) -> Self {
         let now = Instant::now();
         let Opened { mut connection, drain, meter } = opened;
         Self {
@@ -399,7 +409,7 @@ impl<'a, T: Transport> Driver<'a, T> {
 }
 
 /// Moves what was gathered at each poll; resolves only with the transport's error.
-pub(super) async fn drained<T: Transport>(drain: &Drain<T>) -> std::io::Error {
+pub(super) async fn drained(drain: &Drain) -> std::io::Error {
     std::future::poll_fn(|cx| match drain.poll(cx) {
         Poll::Ready(Err(error)) => Poll::Ready(error),
         Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,

@@ -20,7 +20,7 @@ use crate::wire::status::{EndFacts, ended};
 
 /// Answers the first calls of `io` with `cause`, then closes it; never lasts longer than
 /// `limits.handshake_timeout`. `number` counts those turned away: each is told another time to come back.
-pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, cause: Cause, number: u64) {
+pub(super) async fn run(core: &Arc<Core>, io: Box<dyn Transport>, peer: &str, cause: Cause, number: u64) {
     let limits = core.limits();
     let facts = EndFacts { retry_after: Some(spread(TURNED_AWAY_RETRY, number)), ..EndFacts::default() };
     let status = ended(&cause, &facts);
@@ -36,8 +36,8 @@ pub(super) async fn run<T: Transport>(core: &Arc<Core>, io: T, peer: &str, cause
     log::debug!("{peer} was turned away: {}{listened}", cause.text());
 }
 
-async fn tell<T: Transport>(conn: Conn<T>, status: &Status) -> Result<(), h2::Error> {
-    let handshake: Handshake<Conn<T>, Bytes> = h2::server::Builder::new()
+async fn tell(conn: Conn, status: &Status) -> Result<(), h2::Error> {
+    let handshake: Handshake<Conn, Bytes> = h2::server::Builder::new()
         .initial_window_size(limits::MAX_FRAME_SIZE)
         .max_frame_size(limits::MAX_FRAME_SIZE)
         .header_table_size(limits::HEADER_TABLE_BYTES)
@@ -47,7 +47,7 @@ async fn tell<T: Transport>(conn: Conn<T>, status: &Status) -> Result<(), h2::Er
         .max_local_error_reset_streams(Some(limits::PENDING_RESETS_MAX))
         .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
         .handshake(conn);
-    let mut connection: Connection<Conn<T>, Bytes> = handshake.await?;
+    let mut connection: Connection<Conn, Bytes> = handshake.await?;
     let mut is_told = false;
     while let Some(call) = connection.accept().await {
         let (_, mut respond) = call?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::limits::{DOCTOR_SYNC_SLOW, DOCTOR_SYNC_STALL, DOCTOR_SYNCS_MAX, DOCTOR_SYNCS_TIMEOUT};
+use crate::base::order::sort_by;
 use crate::cli::doctor::finding::Finding;
 use crate::cli::doctor::root::Root;
 
@@ -154,7 +155,7 @@ fn sample(directory: &Path) -> io::Result<Sample> {
 }
 
 fn summed_up(mut took: Vec<Duration>) -> Sample {
-    took.sort_unstable();
+    sort_by(&mut took, Ord::cmp);
     let at = |index: usize| took.get(index).copied().unwrap_or_default();
     Sample { count: took.len(), median: at(took.len() / 2), worst: took.last().copied().unwrap_or_default() }
 }

@@ -137,7 +137,9 @@ impl UnitFile {
         let words = self.list("Service", "Environment").into_iter().flat_map(words);
         let pairs = words
             .filter_map(|word| word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
-        pairs.collect::<BTreeMap<_, _>>().into_iter().collect()
+        let mut last = BTreeMap::new();
+        last.extend(pairs);
+        last.into_iter().collect()
     }
 
     /// What the command line of `ExecStart=` gives a flag: `--flag value` or `--flag=value`.

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use crate::base::limits::{PIPELINE_PATIENCE_MAX, PIPELINE_PATIENCE_MIN, PIPELINE_TASKS_MAX};
+use crate::base::order::sort_by;
 use crate::base::principal::Principal;
 use crate::base::topic::Topic;
 use crate::cli::hub::{SERVER_DEFAULT, default_user};
@@ -110,7 +111,7 @@ type Entry<'a, 'i> = (&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>);
 /// The parser sorts by name; mistakes are read beside the file.
 fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Entry<'a, 'i>> {
     let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(name, _)| name.span().start);
+    sort_by(&mut entries, |(one, _), (other, _)| one.span().start.cmp(&other.span().start));
     entries
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 
+use crate::base::order::sort_by;
 use crate::cli::text::{clean, duration_of};
 use crate::cli::top::rates::{Rate, time_between};
 use crate::wire::v1;
@@ -124,7 +125,9 @@ impl Stream {
             subscription.topic = plain(&subscription.topic);
         }
         // The laggards first: they are what one looks for.
-        info.subscriptions.sort_by(|a, b| b.lag_bytes.cmp(&a.lag_bytes).then_with(|| a.topic.cmp(&b.topic)));
+        sort_by(&mut info.subscriptions, |a, b| {
+            b.lag_bytes.cmp(&a.lag_bytes).then_with(|| a.topic.cmp(&b.topic))
+        });
         let lag_bytes =
             info.subscriptions.first().map_or(info.lag_bytes, |subscription| subscription.lag_bytes);
         let before = earlier.get(info.id.as_str());

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
+use crate::base::order::sort_by;
 use crate::cli::text::duration_of;
 use crate::cli::top::picture::{Figures, Picture, Session, Stream};
 
@@ -98,7 +99,7 @@ pub(crate) fn rows(picture: &Picture, view: &View) -> Rows {
         }
     }
     let turn = |order: Ordering| if view.reversed { order.reverse() } else { order };
-    sessions.sort_by(|(a, _), (b, _)| {
+    sort_by(&mut sessions, |(a, _), (b, _)| {
         let (a, b) = (&picture.sessions[*a], &picture.sessions[*b]);
         turn(compare_sessions(view.column, a, b)).then_with(|| natural(&a.info.id).cmp(&natural(&b.info.id)))
     });
@@ -110,7 +111,7 @@ pub(crate) fn rows(picture: &Picture, view: &View) -> Rows {
         if view.folded.contains(&session.info.id) {
             continue;
         }
-        streams.sort_by(|a, b| {
+        sort_by(&mut streams, |a, b| {
             let (a, b) = (&session.streams[*a], &session.streams[*b]);
             turn(compare(view.column, &a.figures, &b.figures))
                 .then_with(|| natural(&a.info.id).cmp(&natural(&b.info.id)))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::event::{Overflow, Position, Start};
+use crate::base::order::sort_by;
 use crate::base::topic::Topic;
 use crate::client::stream::Item;
 use crate::wire::{convert, v1};
@@ -94,7 +95,7 @@ struct Place {
 impl Places {
     /// No topic may be there twice.
     pub(super) fn new(mut targets: Vec<Target>) -> Self {
-        targets.sort_by(|one, other| one.topic.as_str().cmp(other.topic.as_str()));
+        sort_by(&mut targets, |one, other| one.topic.as_str().cmp(other.topic.as_str()));
         let place = |target: Target| {
             let handled = match &target.start {
                 Start::After(position) => Some(position.clone()),

@@ -60,8 +60,9 @@ def test_login_is_refused_while_memory_is_short_and_taken_when_it_is_back(start)
 
     for one in crowd:
         one.channel.close()
-    returned = eventually("memory to be back", lambda: (s := hub.status()).pressure == session.NORMAL and s)
-    assert returned.connections < 10
+    # The last of the crowd may still be closing when the level has fallen.
+    back = lambda: (s := hub.status()).pressure == session.NORMAL and s.connections < 10
+    eventually("memory to be back", back)
     hub.session("latecomer").live("room/a")
 
 
