@@ -125,6 +125,11 @@ impl SocketArgs {
         Ok(Admin::connect(&self.path()?).await?)
     }
 
+    /// Whether the caller named one.
+    pub(crate) fn is_named(&self) -> bool {
+        self.admin_socket.as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+    }
+
     /// The admin socket named or found.
     pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
         // An empty variable is as good as none.

@@ -3,6 +3,7 @@
 //! A command takes its arguments and the [`Output`], and returns an [`Exit`] or a [`Failure`]; only here is a failure
 //! told and a runtime built.
 
+mod bench;
 mod cancel;
 mod chat;
 mod completions;
@@ -79,6 +80,7 @@ enum Command {
     Shed(shed::ShedArgs),
     Drain(drain::DrainArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -132,6 +134,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Shed(args) => block_on(shed::run(args, output)),
         Command::Drain(args) => block_on(drain::run(args, output)),
         Command::Doctor(args) => doctor::run(&args, output),
+        Command::Bench(args) => block_on(bench::run(args, output)),
         Command::Completions(args) => completions::run(&args, output),
     }
 }
@@ -150,6 +153,7 @@ impl Command {
             Self::Shed(args) => args.admin.json,
             Self::Drain(args) => args.admin.json,
             Self::Doctor(args) => args.json,
+            Self::Bench(args) => args.json(),
             Self::Serve(_)
             | Self::CheckConfig(_)
             | Self::Chat(_)

@@ -9,5 +9,6 @@ pub mod error;
 pub mod framing;
 pub mod message;
 pub mod progress;
+pub mod session;
 #[cfg(test)]
 mod tests;
