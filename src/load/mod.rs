@@ -5,10 +5,16 @@
 //! nothing. It speaks HTTP/2 by h2 alone and sees nothing of the server.
 
 pub mod client;
+pub mod comeback;
+pub mod dial;
 pub mod error;
 pub mod framing;
+pub mod guest;
+pub mod latencies;
 pub mod message;
 pub mod progress;
 pub mod session;
+pub mod teller;
 #[cfg(test)]
 mod tests;
+pub mod visit;

@@ -53,16 +53,20 @@ pub async fn dial(addr: SocketAddr) -> Result<TcpStream, LoadError> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
-    /// Logs in over a connection that nothing was said on yet.
-    pub async fn log_in(io: IO, authority: &str, user: &str, client_name: &str) -> Result<Self, LoadError> {
+    /// A connection without a session.
+    pub async fn over(io: IO, authority: &str) -> Result<Self, LoadError> {
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .handshake(io)
             .await?;
         let (authority, token) = (authority.to_owned(), String::new());
-        let heartbeat_interval = HEARTBEAT_INTERVAL;
-        let mut session = Self { connection, requests, authority, token, heartbeat_interval };
+        Ok(Self { connection, requests, authority, token, heartbeat_interval: HEARTBEAT_INTERVAL })
+    }
+
+    /// Logs in over a connection that nothing was said on yet.
+    pub async fn log_in(io: IO, authority: &str, user: &str, client_name: &str) -> Result<Self, LoadError> {
+        let mut session = Self::over(io, authority).await?;
         let login = v1::LoginRequest {
             user: user.to_owned(),
             client_name: client_name.to_owned(),
@@ -74,6 +78,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         let told = told.and_then(|interval| Duration::try_from(interval).ok());
         session.heartbeat_interval = told.filter(|told| !told.is_zero()).unwrap_or(HEARTBEAT_INTERVAL);
         Ok(session)
+    }
+
+    /// The secret that other connections may use to act in this session's name.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// From here on calls are made in the name of the session with this token; of none when it is empty.
+    pub fn act_as(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
     }
 
     /// Begins a call; the request's messages follow on what it returns.
@@ -177,6 +192,22 @@ impl Frames {
         sink: &mut impl FnMut(Item<'_>) -> Result<(), LoadError>,
     ) -> Result<(), LoadError> {
         poll_fn(|context| self.poll_read(context, sink)).await
+    }
+
+    /// The whole frames that end in the next chunk, decoded: for a load whose work is not the deliveries. Nothing is
+    /// lost when it is dropped.
+    pub async fn next(&mut self) -> Result<Vec<v1::ServerFrame>, LoadError> {
+        let Some(chunk) = self.body.data().await else {
+            return Err(status(self.body.trailers().await?.as_ref()));
+        };
+        let (chunk, mut frames) = (chunk?, Vec::new());
+        self.body.flow_control().release_capacity(chunk.len())?;
+        self.deframer.feed(&chunk, &mut |frame| {
+            let frame = v1::ServerFrame::decode(frame);
+            frames.push(frame.map_err(|_| LoadError::Malformed("a frame of another kind"))?);
+            Ok(())
+        })?;
+        Ok(frames)
     }
 
     /// Reads up to the word that so many subscriptions are live, and returns the epoch of the hub's order.

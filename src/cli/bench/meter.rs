@@ -122,7 +122,8 @@ impl Meter {
 
 fn of_status(status: &v1::ServerStatus) -> ServerReading {
     let rss_bytes = Some(status.rss_bytes).filter(|bytes| *bytes > 0);
-    ServerReading { cpu: None, rss_bytes }
+    let cpu = status.cpu_time.and_then(|time| Duration::try_from(time).ok());
+    ServerReading { cpu, rss_bytes }
 }
 
 fn of_process(pid: u32) -> Result<ServerReading, Failure> {
