@@ -3,15 +3,21 @@
 //! One file per work. What they share: the options, the server's readings, the line of progress and the plots.
 
 pub(crate) mod common;
+mod crew;
 mod fanout;
 mod ground;
 mod idle;
 mod latency;
 mod limits;
 pub(crate) mod meter;
+mod open;
+mod plot;
 mod resume;
+mod run;
 mod sessions;
 mod slow;
+#[cfg(test)]
+mod tests;
 
 use clap::{Args, Subcommand};
 use tokio::task::LocalSet;

@@ -327,7 +327,7 @@ impl Follower {
     /// Counts why it is not there, and says how long to wait; none when the measurement is void.
     fn judge(&mut self, error: LoadError, failures: u32) -> Option<Duration> {
         let told = match &error {
-            LoadError::Void(_) => {
+            LoadError::Void(_) | LoadError::Gap => {
                 self.crowd.fail(error);
                 return None;
             }

@@ -19,6 +19,9 @@ pub enum LoadError {
     /// The server answered, and the answer is no.
     #[error("{0}")]
     Refused(#[from] ClientError),
+    /// The server told that events are lost.
+    #[error("the server told a gap")]
+    Gap,
     /// A message was lost, doubled, spoiled or out of order, or nothing moved any more.
     #[error("{0}")]
     Void(String),

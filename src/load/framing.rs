@@ -1,5 +1,9 @@
 //! gRPC's five-byte framing and the few protobuf fields the load looks at, read in place.
 
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::{Code, Status};
+
 use crate::load::error::LoadError;
 use crate::load::message::Item;
 
@@ -60,14 +64,24 @@ pub fn server_frame(
 ) -> Result<(), LoadError> {
     fields(frame, &mut |number, value| match number {
         1 => sink(Item::Payload(field(value, 5)?.unwrap_or_default())),
-        2 if field(value, 3)?.is_some() => Err(LoadError::Void("a publish was refused".to_owned())),
-        2 => sink(Item::Receipt),
-        3 => Err(LoadError::Void("the server told a gap".to_owned())),
+        2 => field(value, 3)?.map_or_else(|| sink(Item::Receipt), |error| Err(refused(error))),
+        3 => Err(LoadError::Gap),
         4 if field(value, 1)?.is_some() => sink(Item::Ready),
         4 if field(value, 2)?.is_some() => Err(LoadError::Void("the server is draining".to_owned())),
         4 if field(value, 5)?.is_some() => Err(LoadError::Void("the subscription was refused".to_owned())),
         _ => Ok(()),
     })
+}
+
+/// A refused publish, as the client library tells it.
+fn refused(error: &[u8]) -> LoadError {
+    match tonic_types::pb::Status::decode(error) {
+        Ok(status) => {
+            let details = Bytes::copy_from_slice(error);
+            LoadError::Refused(Status::with_details(Code::from(status.code), status.message, details).into())
+        }
+        Err(_) => LoadError::Malformed("a receipt with an error of another kind"),
+    }
 }
 
 /// The length-delimited field with this number, if the message has it.

@@ -34,7 +34,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guest<IO> {
     ) -> Result<Self, LoadError> {
         let Visitor { authority, user, client_name } = visitor;
         let mut session = Session::log_in(dial.await?, authority, user, client_name).await?;
-        let mut frames = session.subscribe(&subscribe_request()).await?;
+        let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
         let epoch = session.drive(frames.live(1)).await??;
         Ok(Self { session, frames, epoch })
     }

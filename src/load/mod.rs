@@ -4,6 +4,7 @@
 //! Not the client library: the load must cost less than the server it measures, so it reads frames in place and keeps
 //! nothing. It speaks HTTP/2 by h2 alone and sees nothing of the server.
 
+pub mod arrivals;
 pub mod client;
 pub mod comeback;
 pub mod dial;
@@ -11,9 +12,13 @@ pub mod error;
 pub mod framing;
 pub mod guest;
 pub mod latencies;
+pub mod line;
 pub mod message;
 pub mod progress;
+pub mod publisher;
+pub mod schedule;
 pub mod session;
+pub mod stalled;
 pub mod teller;
 #[cfg(test)]
 mod tests;

@@ -91,6 +91,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         token.clone_into(&mut self.token);
     }
 
+    /// Logs out a session of another connection that is gone, by its token.
+    pub async fn log_out_of(io: IO, authority: &str, token: &str) -> Result<(), LoadError> {
+        let mut session = Self::over(io, authority).await?;
+        token.clone_into(&mut session.token);
+        session.log_out().await
+    }
+
     /// Begins a call; the request's messages follow on what it returns.
     pub async fn call(&mut self, method: &str) -> Result<(ResponseFuture, SendStream<Bytes>), LoadError> {
         let requests = self.requests.clone().ready();

@@ -49,23 +49,26 @@ pub async fn alone<IO: AsyncRead + AsyncWrite + Unpin>(
     Ok(visit)
 }
 
-/// A connection that stays, because a session on it does.
+/// A connection that stays, because another session's stream on it does.
 pub struct Kept<IO> {
     session: Session<IO>,
     /// Of the session that stays.
     token: String,
+    stays: Frames,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Kept<IO> {
-    /// Connects and logs in the session that stays.
+    /// Connects, logs in the session that stays and opens its stream.
     pub async fn open(
         dial: impl Future<Output = Result<IO, LoadError>>,
         visitor: &Visitor,
     ) -> Result<Self, LoadError> {
         let name = format!("{}-stays", visitor.client_name);
-        let session = Session::log_in(dial.await?, &visitor.authority, &visitor.user, &name).await?;
+        let mut session = Session::log_in(dial.await?, &visitor.authority, &visitor.user, &name).await?;
         let token = session.token().to_owned();
-        Ok(Self { session, token })
+        let mut stays = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
+        session.drive(stays.live(1)).await??;
+        Ok(Self { session, token, stays })
     }
 
     /// A visit over this connection.
@@ -81,6 +84,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Kept<IO> {
     /// Logs out the session that stayed; the server closes the connection.
     pub async fn leave(mut self) -> Result<(), LoadError> {
         self.session.log_out().await?;
+        drop(self.stays);
         closed(self.session).await
     }
 }
@@ -99,7 +103,7 @@ async fn through<IO: AsyncRead + AsyncWrite + Unpin>(
     let answer: v1::LoginResponse = session.unary("SessionService/Login", &login).await?;
     session.act_as(&answer.token);
     let logged_in_at = Instant::now();
-    let mut frames = session.subscribe(&subscribe_request()).await?;
+    let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
     session.drive(frames.live(1)).await??;
     let live_at = Instant::now();
     let answer: v1::LogoutResponse = session.unary("SessionService/Logout", &v1::LogoutRequest {}).await?;

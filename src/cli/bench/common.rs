@@ -10,6 +10,7 @@ use clap::Args;
 use http::uri::Authority;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::base::reason::EndReason;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::{Interrupt, SERVER_DEFAULT, SocketArgs};
 use crate::cli::output::Output;
@@ -82,7 +83,9 @@ impl CommonArgs {
                 Exit::Unavailable,
                 format!("{what}: {}. Is a Streamward hub at {}?", clean(&error.to_string()), self.server),
             ),
-            LoadError::Void(why) => Failure::told(Exit::Data, format!("{what}: void: {}.", clean(why))),
+            error @ (LoadError::Void(_) | LoadError::Gap) => {
+                Failure::told(Exit::Data, format!("{what}: {}.", clean(&error.to_string())))
+            }
         }
     }
 }
@@ -138,6 +141,49 @@ pub(crate) async fn watched<T>(
     done
 }
 
+/// Why a measurement means nothing, with what to do about it.
+pub(crate) fn void_text(who: &str, error: &LoadError) -> String {
+    let LoadError::Refused(refused @ ClientError::Refused { details: Some(details), .. }) = error else {
+        return format!("{who}: {}", clean(&error.to_string()));
+    };
+    let text = refused.to_string();
+    let why = format!("{who}: {}: {}", details.reason.name(), clean(text.trim_end_matches('.')));
+    match &details.quota {
+        Some(quota) => {
+            format!("{why}. Raise {} in the hub's configuration, or ask for less", clean(&quota.subject))
+        }
+        None if details.reason == EndReason::SlowConsumer => format!(
+            "{why}. Ask for less (--in-flight, --rate, --size), or raise limits.lag_bytes_max and with it \
+             limits.tail_bytes_max in the hub's configuration"
+        ),
+        None => why,
+    }
+}
+
+/// A number for a table, without a fraction.
+pub(crate) fn number(number: f64) -> String {
+    format!("{number:.0}")
+}
+
+/// What nobody knows is a dash.
+pub(crate) fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// `83us`, `1.25ms`, `12.5ms`, `1.20s`.
+pub(crate) fn show_latency(latency: Duration) -> String {
+    let micros = latency.as_secs_f64() * 1e6;
+    if micros < 1e3 {
+        format!("{micros:.0}us")
+    } else if micros < 1e4 {
+        format!("{:.2}ms", micros / 1e3)
+    } else if micros < 1e6 {
+        format!("{:.1}ms", micros / 1e3)
+    } else {
+        format!("{:.2}s", micros / 1e6)
+    }
+}
+
 /// `[######      ] 50%`
 pub(crate) fn bar(done: u64, all: u64) -> String {
     const CELLS: usize = 24;
@@ -163,6 +209,26 @@ mod tests {
         assert_eq!(bar(5, 10), format!("[{}{}]  50%", "#".repeat(12), " ".repeat(12)));
         assert_eq!(bar(11, 10), format!("[{}] 100%", "#".repeat(24)));
         assert_eq!(bar(0, 0), format!("[{}]   0%", " ".repeat(24)));
+    }
+
+    #[test]
+    fn latencies_read_short() {
+        for (micros, text) in
+            [(0, "0us"), (83, "83us"), (1250, "1.25ms"), (12_540, "12.5ms"), (1_200_000, "1.20s")]
+        {
+            assert_eq!(show_latency(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn a_slow_subscriber_is_told_what_to_raise() {
+        use crate::base::reason::Cause;
+        use crate::wire::status::{EndFacts, ended};
+        let status = ended(&Cause::server(EndReason::SlowConsumer), &EndFacts::default());
+        let text = void_text("subscriber 3", &LoadError::Refused(ClientError::from(status)));
+        for part in ["subscriber 3", "SLOW_CONSUMER", "--in-flight", "limits.lag_bytes_max"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::cli::bench::common::{CommonArgs, run_name};
+use crate::cli::bench::common::{CommonArgs, or_dash, run_name, show_latency};
 use crate::cli::bench::meter::Meter;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
@@ -80,6 +80,22 @@ impl Ground {
         }
     }
 
+    /// What every document begins with.
+    ///
+    /// # Errors
+    /// When the hub is gone.
+    pub(crate) async fn head(
+        &self,
+        work: &str,
+        common: &CommonArgs,
+        is_whole: bool,
+    ) -> Result<Value, Failure> {
+        let version = self.meter.status().await?.map(|status| status.version);
+        Ok(json!({
+            "work": work, "server": common.server.as_str(), "server_version": version, "stopped_early": !is_whole,
+        }))
+    }
+
     async fn holdings(&self) -> Result<Option<Holdings>, Failure> {
         Ok(self.meter.status().await?.map(|status| Holdings::of(&status)))
     }
@@ -133,6 +149,16 @@ impl Holdings {
     }
 }
 
+/// How a run ends that the user stopped, after its results were told.
+pub(crate) fn stopped() -> Failure {
+    Failure::told(Exit::Interrupted, "stopped before the end.")
+}
+
+/// How a run ends that measured nothing.
+pub(crate) fn void(why: &str) -> Failure {
+    Failure::told(Exit::Data, format!("the measurement is void: {why}."))
+}
+
 /// Waits until what the hub tells of its memory is of now.
 pub(crate) async fn settle() {
     sleep(SETTLE).await;
@@ -160,24 +186,9 @@ fn make_room(connections: u32) -> Result<(), Failure> {
         .map_err(|error| told(format!("the limit cannot be raised: {error}")))
 }
 
-/// `450 µs`, `12.3 ms`, `1.25 s`.
-pub(crate) fn show_latency(latency: Duration) -> String {
-    let micros = latency.as_micros();
-    match micros {
-        0..1000 => format!("{micros} µs"),
-        1000..1_000_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
-        1_000_000.. => format!("{}.{:02} s", micros / 1_000_000, micros % 1_000_000 / 10_000),
-    }
-}
-
-/// What nobody knows is a dash.
-pub(crate) fn known(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "-".to_owned())
-}
-
 /// Memory, or a dash.
 pub(crate) fn known_bytes(bytes: Option<u64>) -> String {
-    known(bytes.map(show_bytes))
+    or_dash(bytes.map(show_bytes))
 }
 
 /// The header of a table of [`latency_row`]s.
@@ -206,20 +217,6 @@ pub(crate) fn latency_json(latencies: &Latencies) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn latencies_read_short() {
-        for (micros, text) in [
-            (0, "0 µs"),
-            (999, "999 µs"),
-            (1000, "1.0 ms"),
-            (12_345, "12.3 ms"),
-            (999_999, "999.9 ms"),
-            (1_254_999, "1.25 s"),
-        ] {
-            assert_eq!(show_latency(Duration::from_micros(micros)), text);
-        }
-    }
 
     #[test]
     fn what_others_hold_is_not_left_behind() {

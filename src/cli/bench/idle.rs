@@ -5,16 +5,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::bench::common::{CommonArgs, bar, watched};
-use crate::cli::bench::ground::{Ground, Holdings, known, known_bytes, settle};
+use crate::cli::bench::common::{CommonArgs, bar, or_dash, watched};
+use crate::cli::bench::ground::{Ground, Holdings, known_bytes, settle, stopped, void};
 use crate::cli::bench::meter::ServerReading;
+use crate::cli::bench::plot::{Across, Chart, Series, draw};
+use crate::cli::bench::run::with;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::Interrupt;
 use crate::cli::output::Output;
@@ -78,6 +80,8 @@ struct Measured {
     /// CPU time of the hub while nothing happened, and how long that was.
     idle: Option<(Duration, Duration)>,
     left: Option<Holdings>,
+    /// Resident set of each second with clients there.
+    per_second: Vec<u64>,
     is_whole: bool,
 }
 
@@ -101,15 +105,18 @@ pub(crate) async fn run(args: IdleArgs, output: &mut Output) -> Result<Exit, Fai
         watched(settle(), || "all have left; waiting".to_owned(), &mut interrupt, output).await;
         measured.after = ground.meter.read().await?;
     }
-    report(&args, &measured, output)?;
+    if output.json {
+        let head = ground.head("idle", &args.common, measured.is_whole).await?;
+        output.json(&with(head, document(&args, &measured)))?;
+    } else {
+        report(&args, &measured, output)?;
+    }
+    draw(&charts(&measured), args.common.plot, args.common.svg.as_deref(), output)?;
     if !measured.is_whole {
-        return Ok(Exit::Interrupted);
+        return Err(stopped());
     }
     if measured.left.is_some_and(|left| left != Holdings::default()) {
-        return Err(Failure::told(
-            Exit::Data,
-            "void: the hub still holds what had left, or others came meanwhile.",
-        ));
+        return Err(void("the hub still holds what had left, or others came meanwhile"));
     }
     Ok(Exit::Ok)
 }
@@ -136,6 +143,13 @@ async fn hold(
         measured.idle = late.cpu_since(&early).zip(begun_at.get().map(|begun_at| begun_at.elapsed()));
         guests.all_here(args, all).await
     };
+    let per_second = RefCell::new(Vec::new());
+    let held = async {
+        tokio::select! {
+            held = held => held,
+            failed = look(ground, &per_second) => failed,
+        }
+    };
     let line = || match begun_at.get() {
         None => format!("{} connecting", bar(shared.here.get().into(), all.into())),
         Some(begun_at) => {
@@ -145,8 +159,19 @@ async fn hold(
     let held = watched(held, line, interrupt, output).await;
     // Whatever happened: nobody stays.
     guests.left().await;
+    measured.per_second = per_second.take();
     measured.is_whole = held.transpose()?.is_some();
     Ok(())
+}
+
+/// Notes the hub's memory once a second until told otherwise.
+async fn look(ground: &Ground, per_second: &RefCell<Vec<u64>>) -> Result<(), Failure> {
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        let reading = ground.meter.read().await?;
+        per_second.borrow_mut().extend(reading.rss_bytes);
+    }
 }
 
 impl Guests {
@@ -206,6 +231,10 @@ impl Guests {
 }
 
 impl Measured {
+    fn per_second_kib(&self) -> Vec<u64> {
+        self.per_second.iter().map(|bytes| bytes / 1024).collect()
+    }
+
     fn bytes_per_connection(&self, connections: u32) -> Option<u64> {
         let grown = self.held.rss_bytes?.saturating_sub(self.before.rss_bytes?);
         grown.checked_div(connections.into())
@@ -220,28 +249,13 @@ impl Measured {
 
 fn report(args: &IdleArgs, measured: &Measured, output: &mut Output) -> Result<(), Failure> {
     let each = measured.bytes_per_connection(args.connections);
-    if output.json {
-        return output.json(&json!({
-            "work": "idle",
-            "server": args.common.server.as_str(),
-            "connections": args.connections,
-            "hold_s": args.hold.as_secs_f64(),
-            "complete": measured.is_whole,
-            "rss_before_bytes": measured.before.rss_bytes,
-            "rss_held_bytes": measured.held.rss_bytes,
-            "rss_after_bytes": measured.after.rss_bytes,
-            "bytes_per_connection": each,
-            "server_cpu_cores": measured.idle_cores(),
-            "left": measured.left.map(Holdings::json),
-        }));
-    }
     if !measured.is_whole {
         output.notice("Stopped before the end: nothing was measured.");
     }
     output.line(&format!(
         "{} with a session and a stream: {} each",
         count(args.connections, "connection"),
-        known(each.map(show_bytes)),
+        or_dash(each.map(show_bytes)),
     ))?;
     output.line(&format!(
         "hub's memory: {} before, {} with all of them, {} after",
@@ -251,7 +265,26 @@ fn report(args: &IdleArgs, measured: &Measured, output: &mut Output) -> Result<(
     ))?;
     output.line(&format!(
         "hub's CPU while idle: {}; left behind: {}",
-        known(measured.idle_cores().map(|cores| format!("{:.2}% of a core", cores * 100.0))),
-        known(measured.left.map(Holdings::text)),
+        or_dash(measured.idle_cores().map(|cores| format!("{:.2}% of a core", cores * 100.0))),
+        or_dash(measured.left.map(Holdings::text)),
     ))
+}
+
+fn document(args: &IdleArgs, measured: &Measured) -> Value {
+    json!({
+        "connections": args.connections,
+        "hold_s": args.hold.as_secs_f64(),
+        "rss_before_bytes": measured.before.rss_bytes,
+        "rss_held_bytes": measured.held.rss_bytes,
+        "rss_after_bytes": measured.after.rss_bytes,
+        "bytes_per_connection": measured.bytes_per_connection(args.connections),
+        "server_cpu_cores": measured.idle_cores(),
+        "left": measured.left.map(Holdings::json),
+        "rss_bytes_of_each_second": measured.per_second,
+    })
+}
+
+fn charts(measured: &Measured) -> [Chart; 1] {
+    let series = vec![Series::per_second("resident KiB", &measured.per_second_kib())];
+    [Chart { title: "Hub's memory, KiB".to_owned(), across: Across::Seconds, series }]
 }

@@ -122,6 +122,7 @@ impl Meter {
 
 fn of_status(status: &v1::ServerStatus) -> ServerReading {
     let rss_bytes = Some(status.rss_bytes).filter(|bytes| *bytes > 0);
+    // An older hub does not tell its CPU time.
     let cpu = status.cpu_time.and_then(|time| Duration::try_from(time).ok());
     ServerReading { cpu, rss_bytes }
 }

@@ -6,17 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::bench::common::{CommonArgs, bar, watched};
+use crate::cli::bench::common::{CommonArgs, bar, or_dash, show_latency, watched};
 use crate::cli::bench::ground::{
-    Ground, Holdings, LATENCY_HEADER, known, known_bytes, latency_json, latency_row, show_latency,
+    Ground, Holdings, LATENCY_HEADER, known_bytes, latency_json, latency_row, stopped, void,
 };
 use crate::cli::bench::idle::COMING_MAX;
+use crate::cli::bench::plot::{Across, Chart, Series, draw};
+use crate::cli::bench::run::with;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::Interrupt;
 use crate::cli::output::Output;
@@ -111,24 +113,29 @@ pub(crate) async fn run(args: ResumeArgs, output: &mut Output) -> Result<Exit, F
     let _ = timeout(LEAVE_PATIENCE, all).await;
     measured.is_whole = ended.transpose()?.is_some();
     measured.left = ground.left().await?;
-    let told = crowd.told.borrow();
-    report(&args, &measured, &told, output)?;
+    let told = crowd.told.take();
+    if output.json {
+        let head = ground.head("resume", &args.common, measured.is_whole).await?;
+        output.json(&with(head, document(&args, &measured, &told)))?;
+    } else {
+        report(&args, &measured, &told, output)?;
+    }
+    draw(&charts(&told), args.common.plot, args.common.svg.as_deref(), output)?;
     verdict(&args, &measured, &told)
 }
 
 fn verdict(args: &ResumeArgs, measured: &Measured, told: &Told) -> Result<Exit, Failure> {
-    let void = |why: &str| Err(Failure::told(Exit::Data, format!("void: {why}.")));
     if !measured.is_whole {
-        return Ok(Exit::Interrupted);
+        return Err(stopped());
     }
     if told.count.caught_up < args.clients {
-        return void("not all clients came back in time");
+        return Err(void("not all clients came back in time"));
     }
     if told.lost > 0 {
-        return void("events are missing without a word");
+        return Err(void("events are missing without a word"));
     }
     if measured.left.is_some_and(|left| left != Holdings::default()) {
-        return void("the hub still holds what had left, or others came meanwhile");
+        return Err(void("the hub still holds what had left, or others came meanwhile"));
     }
     Ok(Exit::Ok)
 }
@@ -246,9 +253,6 @@ async fn look(ground: &Ground, peak: &RefCell<&mut Measured>) -> Result<(), Fail
 }
 
 fn report(args: &ResumeArgs, measured: &Measured, told: &Told, output: &mut Output) -> Result<(), Failure> {
-    if output.json {
-        return output.json(&document(args, measured, told));
-    }
     if !measured.is_whole {
         output.notice("Stopped before the end: these are the clients that were back by then.");
     }
@@ -276,9 +280,9 @@ fn report(args: &ResumeArgs, measured: &Measured, told: &Told, output: &mut Outp
         "hub's memory: {} before, {} at most, of a budget of {}; CPU {}; left behind: {}",
         known_bytes(measured.rss_before),
         known_bytes(measured.rss_peak),
-        known(measured.budget.map(show_bytes)),
-        known(measured.hub_cpu.map(show_latency)),
-        known(measured.left.map(Holdings::text)),
+        or_dash(measured.budget.map(show_bytes)),
+        or_dash(measured.hub_cpu.map(show_latency)),
+        or_dash(measured.left.map(Holdings::text)),
     ))?;
     let rows = [latency_row("live", &told.live), latency_row("caught up", &told.caught_up)];
     output.table(&table(&LATENCY_HEADER, &rows))
@@ -288,14 +292,11 @@ fn sum(causes: &BTreeMap<String, u64>) -> u64 {
     causes.values().sum()
 }
 
-fn document(args: &ResumeArgs, measured: &Measured, told: &Told) -> serde_json::Value {
+fn document(args: &ResumeArgs, measured: &Measured, told: &Told) -> Value {
     json!({
-        "work": "resume",
-        "server": args.common.server.as_str(),
         "clients": args.clients,
         "rate_per_s": args.rate,
         "logs_in": args.log_in,
-        "complete": measured.is_whole,
         "live_again": told.count.live,
         "caught_up": told.count.caught_up,
         "attempts": told.attempts,
@@ -314,4 +315,12 @@ fn document(args: &ResumeArgs, measured: &Measured, told: &Told) -> serde_json::
         "pressure_peak": pressure_name(measured.pressure_peak),
         "left": measured.left.map(Holdings::json),
     })
+}
+
+fn charts(told: &Told) -> [Chart; 1] {
+    let series = vec![
+        Series::percentiles("live again", &told.live),
+        Series::percentiles("caught up", &told.caught_up),
+    ];
+    [Chart { title: "Time until clients are back, ms".to_owned(), across: Across::Nines, series }]
 }

@@ -11,10 +11,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::bench::common::{CommonArgs, bar, watched};
+use crate::cli::bench::common::{CommonArgs, bar, or_dash, show_latency, watched};
 use crate::cli::bench::ground::{
-    Ground, Holdings, LATENCY_HEADER, known, known_bytes, latency_json, latency_row, settle, show_latency,
+    Ground, Holdings, LATENCY_HEADER, known_bytes, latency_json, latency_row, settle, stopped, void,
 };
+use crate::cli::bench::plot::{Across, Chart, Series, draw};
+use crate::cli::bench::run::with;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::Interrupt;
 use crate::cli::output::Output;
@@ -34,7 +36,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 Each client logs in, opens a stream, waits until it is live, logs out, sees the
 stream end by that, and begins again. The logout also closes the connection, as
 it carries nothing any more; so each visit includes a new connection, unless
---keep-connection holds it open by a second session.
+--keep-connection holds it open by another session's stream.
 
 With --keep-connection a hub with default limits soon refuses: it takes 50
 streams a second on one connection (limits.stream_opens_per_second_max). See
@@ -130,15 +132,19 @@ pub(crate) async fn run(args: SessionsArgs, output: &mut Output) -> Result<Exit,
         measured.rss_after = ground.meter.read().await?.rss_bytes;
     }
     measured.left = ground.left().await?;
-    report(&args, &measured, tally.visits.get_mut(), output)?;
+    let visits = tally.visits.get_mut();
+    if output.json {
+        let head = ground.head("sessions", &args.common, measured.is_whole).await?;
+        output.json(&with(head, document(&args, &measured, visits)))?;
+    } else {
+        report(&args, &measured, visits, output)?;
+    }
+    draw(&charts(visits), args.common.plot, args.common.svg.as_deref(), output)?;
     if !measured.is_whole {
-        return Ok(Exit::Interrupted);
+        return Err(stopped());
     }
     if measured.left.is_some_and(|left| left != Holdings::default()) {
-        return Err(Failure::told(
-            Exit::Data,
-            "void: the hub still holds what had left, or others came meanwhile.",
-        ));
+        return Err(void("the hub still holds what had left, or others came meanwhile"));
     }
     Ok(Exit::Ok)
 }
@@ -252,9 +258,6 @@ fn report(
     visits: &Visits,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    if output.json {
-        return output.json(&document(args, measured, visits));
-    }
     let all = visits.login.count();
     let over = if args.keep_connection { "over connections that stay" } else { "each over a new connection" };
     if !measured.is_whole {
@@ -271,29 +274,42 @@ fn report(
     let load = Measured::of_one(measured.load_cpu, all);
     output.line(&format!(
         "CPU per visit: hub {}, load {}; one core of the hub does {} per second",
-        known(hub.map(show_latency)),
-        known(load.map(show_latency)),
-        known(measured.per_core_second(all).map(|rate| format!("{rate:.0}"))),
+        or_dash(hub.map(show_latency)),
+        or_dash(load.map(show_latency)),
+        or_dash(measured.per_core_second(all).map(|rate| format!("{rate:.0}"))),
     ))?;
     output.line(&format!(
         "hub's memory: {} before, {} after; left behind: {}",
         known_bytes(measured.rss_before),
         known_bytes(measured.rss_after),
-        known(measured.left.map(Holdings::text)),
+        or_dash(measured.left.map(Holdings::text)),
     ))?;
     let rows = [("login", &visits.login), ("stream", &visits.stream), ("logout", &visits.logout)];
     output.table(&table(&LATENCY_HEADER, &rows.map(|(name, latencies)| latency_row(name, latencies))))
+}
+
+fn charts(visits: &Visits) -> [Chart; 2] {
+    let steps = [("login", &visits.login), ("stream", &visits.stream), ("logout", &visits.logout)];
+    [
+        Chart {
+            title: "Visits per second".to_owned(),
+            across: Across::Seconds,
+            series: vec![Series::per_second("visits", &visits.per_second)],
+        },
+        Chart {
+            title: "Time of each step, ms".to_owned(),
+            across: Across::Nines,
+            series: steps.map(|(name, latencies)| Series::percentiles(name, latencies)).to_vec(),
+        },
+    ]
 }
 
 fn document(args: &SessionsArgs, measured: &Measured, visits: &Visits) -> Value {
     let all = visits.login.count();
     let micros = |cpu: Duration| Measured::of_one(cpu, all).map(|one| one.as_secs_f64() * 1e6);
     json!({
-        "work": "sessions",
-        "server": args.common.server.as_str(),
         "clients": args.clients,
         "keep_connection": args.keep_connection,
-        "complete": measured.is_whole,
         "duration_s": measured.took.as_secs_f64(),
         "visits": all,
         "visits_per_s": measured.per_second(all),
