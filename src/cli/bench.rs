@@ -5,8 +5,10 @@
 pub(crate) mod common;
 mod crew;
 mod fanout;
+mod ground;
 mod idle;
 mod latency;
+mod limits;
 pub(crate) mod meter;
 mod open;
 mod plot;
@@ -60,6 +62,7 @@ enum Work {
     Sessions(sessions::SessionsArgs),
     Idle(idle::IdleArgs),
     Resume(resume::ResumeArgs),
+    Limits(limits::LimitsArgs),
 }
 
 impl BenchArgs {
@@ -71,6 +74,7 @@ impl BenchArgs {
             Work::Sessions(args) => args.common.json,
             Work::Idle(args) => args.common.json,
             Work::Resume(args) => args.common.json,
+            Work::Limits(_) => false,
         }
     }
 }
@@ -90,6 +94,7 @@ pub(crate) async fn run(args: BenchArgs, output: &mut Output) -> Result<Exit, Fa
             Work::Sessions(args) => sessions::run(args, output).await,
             Work::Idle(args) => idle::run(args, output).await,
             Work::Resume(args) => resume::run(args, output).await,
+            Work::Limits(args) => limits::run(&args, output),
         }
     };
     local.run_until(Box::pin(work)).await

@@ -6,8 +6,11 @@
 
 pub mod arrivals;
 pub mod client;
+pub mod comeback;
+pub mod dial;
 pub mod error;
 pub mod framing;
+pub mod guest;
 pub mod latencies;
 pub mod line;
 pub mod message;
@@ -16,5 +19,7 @@ pub mod publisher;
 pub mod schedule;
 pub mod session;
 pub mod stalled;
+pub mod teller;
 #[cfg(test)]
 mod tests;
+pub mod visit;

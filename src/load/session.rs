@@ -86,6 +86,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
         &self.token
     }
 
+    /// From here on calls are made in the name of the session with this token; of none when it is empty.
+    pub fn act_as(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
+    }
+
     /// Logs out a session of another connection that is gone, by its token.
     pub async fn log_out_of(io: IO, authority: &str, token: &str) -> Result<(), LoadError> {
         let mut session = Self::over(io, authority).await?;
@@ -194,6 +199,22 @@ impl Frames {
         sink: &mut impl FnMut(Item<'_>) -> Result<(), LoadError>,
     ) -> Result<(), LoadError> {
         poll_fn(|context| self.poll_read(context, sink)).await
+    }
+
+    /// The whole frames that end in the next chunk, decoded: for a load whose work is not the deliveries. Nothing is
+    /// lost when it is dropped.
+    pub async fn next(&mut self) -> Result<Vec<v1::ServerFrame>, LoadError> {
+        let Some(chunk) = self.body.data().await else {
+            return Err(status(self.body.trailers().await?.as_ref()));
+        };
+        let (chunk, mut frames) = (chunk?, Vec::new());
+        self.body.flow_control().release_capacity(chunk.len())?;
+        self.deframer.feed(&chunk, &mut |frame| {
+            let frame = v1::ServerFrame::decode(frame);
+            frames.push(frame.map_err(|_| LoadError::Malformed("a frame of another kind"))?);
+            Ok(())
+        })?;
+        Ok(frames)
     }
 
     /// Reads up to the word that so many subscriptions are live, and returns the epoch of the hub's order.
