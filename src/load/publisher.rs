@@ -195,12 +195,13 @@ impl Outbox {
             blocked: Duration::ZERO,
             late: Latencies::default(),
         };
-        // Since when the window is full.
-        let mut blocked: Option<Instant> = None;
+        // Since when the window is full, and since when it is not.
+        let (mut blocked, mut free): (Option<Instant>, Instant) = (None, begin);
         loop {
             let now = Instant::now();
             if let Some(since) = blocked.take() {
                 pace.blocked += now - since;
+                free = now;
             }
             pace.sent = self.published - first;
             if self.published == end || now >= give_up {
@@ -213,7 +214,7 @@ impl Outbox {
                 // Those that the window held up are not the load's fault.
                 if room == due {
                     (self.published..self.published + due).for_each(|number| {
-                        pace.late.record(now.saturating_duration_since(schedule.intended(number)))
+                        pace.late.record(now.saturating_duration_since(schedule.intended(number).max(free)))
                     });
                 }
                 if room > 0 {
