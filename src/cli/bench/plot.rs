@@ -209,8 +209,10 @@ fn short(value: f64) -> String {
         format!("{value:.0}")
     } else if value >= 1.0 {
         format!("{value:.1}")
-    } else {
+    } else if value > 0.0 {
         format!("{value:.2}")
+    } else {
+        "0".to_owned()
     }
 }
 
