@@ -47,6 +47,10 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     ];
     for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
         pages.push((format!("man1/{}.1", page_name(command)), command_page(command)?));
+        // `bench` has commands of its own.
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            pages.push((format!("man1/{}.1", page_name(below)), command_page(below)?));
+        }
     }
     Ok(pages)
 }
@@ -90,6 +94,11 @@ fn program_page(program: &clap::Command) -> io::Result<Vec<u8>> {
 
 fn command_page(command: &clap::Command) -> io::Result<Vec<u8>> {
     let mut sections = command_sections(command)?;
+    if command.has_subcommands() {
+        // Each has its page; `help` needs none.
+        let command = command.clone().disable_help_subcommand(true);
+        Man::new(command).render_subcommands_section(&mut sections)?;
+    }
     let mut rest = Roff::new();
     notes(&mut rest, command);
     see_also(&mut rest, &["streamward(1)", "streamward.toml(5)"]);
@@ -244,16 +253,29 @@ mod tests {
     fn every_command_has_its_page_and_the_program_lists_it() {
         let written = written();
         let program = plain(&written["man1/streamward.1"]);
-        let commands: Vec<String> =
-            cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let names = |command: &clap::Command| -> Vec<String> {
+            command.get_subcommands().map(|c| c.get_name().to_owned()).collect()
+        };
+        let commands = names(&cli::command());
         assert!(commands.len() > 10, "{commands:?}");
         for command in &commands {
             let page = plain(&written[&format!("man1/streamward-{command}.1")]);
             assert!(page.contains(&format!("streamward {command}")), "{page}");
             assert!(program.contains(&format!("streamward-{command}(1)")), "{command} is not in the list");
         }
+        let works = names(cli::command().find_subcommand("bench").unwrap());
+        assert!(works.len() > 2, "{works:?}");
+        let bench = plain(&written["man1/streamward-bench.1"]);
+        for work in &works {
+            let page = plain(&written[&format!("man1/streamward-bench-{work}.1")]);
+            assert!(page.contains(&format!("streamward bench {work}")) && page.contains("--json"), "{page}");
+            assert!(
+                bench.contains(&format!("streamward-bench-{work}(1)")),
+                "{work} is not in the list: {bench}"
+            );
+        }
         let pages = written.keys().filter(|name| name.starts_with("man1/")).count();
-        assert_eq!(pages, commands.len() + 1, "a page without a command");
+        assert_eq!(pages, commands.len() + works.len() + 1, "a page without a command");
     }
 
     #[test]

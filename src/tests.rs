@@ -15,6 +15,7 @@ mod health;
 mod house;
 mod idle;
 mod invalid;
+mod load;
 mod model;
 mod peer;
 mod pipeline;

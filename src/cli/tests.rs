@@ -70,6 +70,17 @@ fn wrong_command_lines_are_refused() {
         "streamward shed",
         "streamward status --interval 1ms",
         "streamward completions cmd",
+        "streamward bench",
+        "streamward bench fanout --in-flight 0",
+        "streamward bench fanout --subscribers 1,,2",
+        "streamward bench fanout --publishers 0",
+        "streamward bench fanout --size 7",
+        "streamward bench fanout --duration 1s --messages 1",
+        "streamward bench fanout --server unix:/x",
+        "streamward bench fanout --plot --json",
+        "streamward bench fanout --pid 1 --admin-socket /x",
+        "streamward bench latency --rate 0",
+        "streamward bench slow --stalled 0",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).map(|_| line).unwrap_err();
         assert!(error.use_stderr(), "{line}");

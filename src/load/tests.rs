@@ -1,11 +1,16 @@
 //! Tests of the load's own parts.
 
+use std::time::Duration;
+
 use prost::Message as _;
+use tokio::time::Instant;
 
 use crate::load::error::LoadError;
 use crate::load::framing::{Deframer, framed, server_frame};
-use crate::load::message::{Checker, Item, TOPIC, Template, payload};
+use crate::load::latencies::Latencies;
+use crate::load::message::{Checker, Checks, Item, TOPIC, Template, number, payload};
 use crate::load::progress::Progress;
+use crate::load::schedule::Schedule;
 use crate::wire::v1;
 
 const PAYLOAD_BYTES: usize = 100;
@@ -138,4 +143,61 @@ async fn a_message_is_in_flight_until_the_last_subscriber_has_it() {
     progress.fail("first".to_owned());
     progress.fail("second".to_owned());
     assert_eq!(progress.changed().await.unwrap_err().to_string(), "first");
+}
+
+#[test]
+fn messages_of_several_publishers_come_in_any_order_among_them_and_in_theirs_each() {
+    let mut checks = Checks::new(2, PAYLOAD_BYTES);
+    let message = |publisher, count| payload(number(publisher, count), PAYLOAD_BYTES);
+    for (publisher, count) in [(1, 0), (0, 0), (1, 1), (1, 2), (0, 1)] {
+        assert_eq!(checks.accept(&message(publisher, count)).unwrap(), count);
+    }
+    assert_eq!(checks.counts().collect::<Vec<_>>(), [2, 3]);
+    for (publisher, count, word) in [(1, 2, "again"), (0, 3, "too early"), (2, 0, "other content")] {
+        let error = checks.accept(&message(publisher, count)).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(checks.accept(b"").is_err());
+    assert_eq!(checks.counts().collect::<Vec<_>>(), [2, 3], "nothing of it counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_message_is_the_first_that_is_not_due_whatever_the_rate() {
+    let begin = Instant::now();
+    for per_second in [1, 3, 7, 1000, 44_100, 999_999] {
+        let schedule = Schedule::new(begin, 5, per_second);
+        assert_eq!((schedule.intended(5), schedule.next(begin)), (begin, 6));
+        for after_us in [1, 999, 333_334, 1_000_000, 86_400_000_007] {
+            let now = begin + Duration::from_micros(after_us);
+            let next = schedule.next(now);
+            assert!(schedule.intended(next - 1) <= now, "{per_second}/s after {after_us} us");
+            // Times are whole nanoseconds: one that is cut off may come a nanosecond before its time.
+            assert!(
+                schedule.intended(next) + Duration::from_nanos(1) > now,
+                "{per_second}/s after {after_us} us"
+            );
+        }
+    }
+    let schedule = Schedule::new(begin + Duration::from_secs(1), 5, 10);
+    assert_eq!(schedule.next(begin), 5, "nothing is due before the beginning");
+    assert_eq!(schedule.intended(0), schedule.begin());
+}
+
+#[test]
+fn quantiles_are_right_to_a_thousandth_and_beyond_the_table_is_its_end() {
+    let mut latencies = Latencies::default();
+    (1..=10_000).for_each(|micros| latencies.record(Duration::from_micros(micros)));
+    let quantiles = latencies.quantiles();
+    for (found, micros) in
+        [(quantiles.p50, 5000), (quantiles.p99, 9900), (quantiles.p999, 9990), (quantiles.max, 10_000)]
+    {
+        let expected = Duration::from_micros(micros);
+        assert!(found.abs_diff(expected) <= expected / 1000, "{found:?} and not {expected:?}");
+    }
+    latencies.record(Duration::from_secs(3600));
+    let longest = latencies.quantile(1.0);
+    assert!(longest >= Duration::from_secs(60) && longest < Duration::from_secs(70), "{longest:?}");
+    assert_eq!(latencies.count(), 10_001);
+    latencies.clear();
+    assert_eq!((latencies.count(), latencies.quantile(0.99)), (0, Duration::ZERO));
 }

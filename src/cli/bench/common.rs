@@ -94,14 +94,10 @@ impl CommonArgs {
 fn refusal(what: &str, error: &ClientError) -> Failure {
     let ClientError::Refused { details: Some(details), .. } = error else { return error.into() };
     let Some(quota) = &details.quota else { return error.into() };
-    Failure::told(
-        Exit::TempFail,
-        format!(
-            "{what}: the hub refused: {} is reached ({}). Raise it in the hub's configuration, or ask for less.",
-            clean(&quota.subject),
-            clean(&quota.description),
-        ),
-    )
+    // `limits.sessions_max = 256; the operator can…`: the advice here is a longer one.
+    let limit = quota.description.split(';').next().unwrap_or(&quota.subject);
+    let advice = "Raise it in the hub's configuration, or ask for less.";
+    Failure::told(Exit::TempFail, format!("{what}: the hub refused: {} is reached. {advice}", clean(limit)))
 }
 
 /// A name for the clients of one run, which no other run has.
@@ -240,6 +236,9 @@ mod tests {
         let failure = refusal("subscriber 257", &ClientError::from(ended(&cause, &EndFacts::default())));
         assert_eq!(failure.exit(), Exit::TempFail);
         let text = failure.to_string();
-        assert!(text.contains("subscriber 257") && text.contains("limits.sessions_max"), "{text}");
+        assert!(
+            text.contains("subscriber 257") && text.contains("limits.sessions_max = 256 is reached"),
+            "{text}"
+        );
     }
 }

@@ -95,6 +95,7 @@ impl Series {
 impl Across {
     fn label(self, value: f64) -> String {
         match self {
+            Self::Seconds if value < 10.0 && value.fract() > 0.0 => format!("{value:.1}s"),
             Self::Seconds => format!("{value:.0}s"),
             Self::Nines => {
                 // 90 %, 99 %, 99.9 %: a digit behind the point for each nine after the second.
@@ -208,8 +209,10 @@ fn short(value: f64) -> String {
         format!("{value:.0}")
     } else if value >= 1.0 {
         format!("{value:.1}")
-    } else {
+    } else if value > 0.0 {
         format!("{value:.2}")
+    } else {
+        "0".to_owned()
     }
 }
 
@@ -309,7 +312,9 @@ mod tests {
         for (nines, label) in [(0.0, "0%"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%")] {
             assert_eq!(Across::Nines.label(nines), label);
         }
-        assert_eq!(Across::Seconds.label(12.0), "12s");
+        for (seconds, label) in [(0.0, "0s"), (2.5, "2.5s"), (5.0, "5s"), (12.5, "12s")] {
+            assert_eq!(Across::Seconds.label(seconds), label);
+        }
     }
 
     #[test]

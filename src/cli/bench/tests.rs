@@ -1,6 +1,6 @@
 //! What the works' tests share.
 
-use clap::{Args, FromArgMatches as _};
+use clap::Args;
 
 /// The arguments of a command line of words.
 pub(crate) fn parsed<T: Args>(line: &str) -> T {

@@ -9,6 +9,8 @@ mod admin_socket;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod benching;
+#[cfg(test)]
 mod chatting;
 #[cfg(test)]
 mod cli;
