@@ -2,6 +2,7 @@
 
 mod abuse;
 mod adversary;
+mod coming_and_going;
 mod connections;
 mod crowd;
 mod data;

@@ -127,8 +127,9 @@ pub const METRICS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Longest metrics page, with room; a test holds it.
 pub const METRICS_PAGE_BYTES_MAX: usize = 32 * 1024;
-/// Pending connections in the kernel's accept queue.
-pub const LISTEN_BACKLOG: u32 = 128;
+/// Pending connections in the kernel's accept queue: as many as Linux allows by default (`net.core.somaxconn` since
+/// 5.4). When 2,000 clients came back at once, the kernel reset half of them at 128, and none at this.
+pub const LISTEN_BACKLOG: u32 = 4096;
 
 /// What a stop may take beyond its phases: logging, closing, exiting on a busy machine. Judgement.
 pub const STOP_SLACK: Duration = Duration::from_secs(5);

@@ -33,6 +33,9 @@ Examples:
   streamward bench fanout --in-flight 1,64 --subscribers 50,200 --json
   streamward bench latency --rate 1000 --plot      how late deliveries are
   streamward bench slow --stalled 10               what stalled readers cost the others
+  streamward bench sessions                        what a login and a logout cost
+  streamward bench idle --connections 200          what a connection costs
+  streamward bench resume                          a crowd that comes back at once
   streamward bench latency --server pi:50051 --svg latency.svg
 
 The load is made in this process. Best give it a machine, or at least a core,

@@ -5,9 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +20,7 @@ use crate::load::guest::stay;
 use crate::load::latencies::Latencies;
 use crate::load::message::{NUMBER_BYTES, TOPIC};
 use crate::load::session::{Frames, Session};
+use crate::load::teller::publish;
 use crate::load::visit::{Visitor, closed};
 use crate::runtime::backoff::Backoff;
 use crate::wire::v1;
@@ -31,13 +34,15 @@ const BACKOFF: Backoff = Backoff {
     jitter_permille: 200,
     max: Duration::from_secs(5),
 };
+/// Clients that come for the first time at once, far fewer than a hub's handshakes under way.
+pub const COMING_MAX: usize = 8;
 /// How often one who waits for the crowd looks: no step of a storm is that short.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Different causes told; further ones are counted together.
 const CAUSES_MAX: usize = 16;
 
 /// What happens to the whole crowd, and what became of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Crowd {
     /// All connections are cut.
     pub cut: CancellationToken,
@@ -45,8 +50,16 @@ pub struct Crowd {
     pub go: CancellationToken,
     /// All leave.
     pub leave: CancellationToken,
+    /// The publisher begins.
+    pub speak: CancellationToken,
+    /// The publisher ends.
+    pub hush: CancellationToken,
+    /// It has ended.
+    pub hushed: CancellationToken,
     /// Each logs in anew, instead of going on with the session it had.
     logs_in: bool,
+    /// Places for those who come for the first time.
+    coming: Arc<Semaphore>,
     /// Published and accepted.
     pub published: Cell<u64>,
     /// What they were told.
@@ -98,7 +111,20 @@ impl Crowd {
     /// A crowd of nobody yet, whose clients log in anew when they come back, or go on with the session they had.
     #[must_use]
     pub fn new(logs_in: bool) -> Self {
-        Self { logs_in, ..Self::default() }
+        Self {
+            cut: CancellationToken::new(),
+            go: CancellationToken::new(),
+            leave: CancellationToken::new(),
+            speak: CancellationToken::new(),
+            hush: CancellationToken::new(),
+            hushed: CancellationToken::new(),
+            logs_in,
+            coming: Arc::new(Semaphore::new(COMING_MAX)),
+            published: Cell::new(0),
+            told: RefCell::default(),
+            begun_at: Cell::new(None),
+            reached: RefCell::default(),
+        }
     }
 
     fn tell(&self, change: impl FnOnce(&mut Told)) {
@@ -162,8 +188,28 @@ struct Follower {
     is_back: bool,
     /// What it must have to have caught up; none before it is live again, and when it has.
     target: Option<u64>,
-    /// Its place among all.
+    /// Its number among all.
     index: usize,
+    /// Held until it is live for the first time.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// Speaks from when it is told until it is told, and logs out.
+pub async fn speak<IO: AsyncRead + AsyncWrite + Unpin>(
+    dial: impl Future<Output = Result<IO, LoadError>>,
+    visitor: Visitor,
+    period: Duration,
+    crowd: Rc<Crowd>,
+) {
+    tokio::select! {
+        () = crowd.speak.cancelled() => {
+            if let Err(fault) = publish(dial, &visitor, period, &crowd.published, &crowd.hush).await {
+                crowd.fail(fault);
+            }
+        }
+        () = crowd.hush.cancelled() => {}
+    }
+    crowd.hushed.cancel();
 }
 
 /// Follows from now on, is cut, comes back, goes on until all leave, and logs out.
@@ -172,26 +218,15 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     D: Future<Output = Result<IO, LoadError>>,
 {
-    let index = {
-        let mut reached = crowd.reached.borrow_mut();
-        reached.push(0);
-        reached.len() - 1
-    };
-    let mut follower = Follower {
-        crowd: Rc::clone(&crowd),
-        visitor,
-        index,
-        must_log_in: true,
-        token: String::new(),
-        position: None,
-        next: 0,
-        is_gap_told: false,
-        is_back: false,
-        target: None,
-    };
+    let mut follower = Follower::new(Rc::clone(&crowd), visitor);
     let (cut, leave) = (crowd.cut.clone(), crowd.leave.clone());
+    let coming = Arc::clone(&crowd.coming);
     let first = tokio::select! {
-        first = follower.come(dial(), async { cut.cancelled().await }) => first,
+        first = async {
+            // Closed by nobody.
+            follower.place = coming.acquire_owned().await.ok();
+            follower.come(dial(), async { cut.cancelled().await }).await
+        } => first,
         () = leave.cancelled() => Ok(None),
     };
     match first {
@@ -239,6 +274,24 @@ async fn log_out<IO: AsyncRead + AsyncWrite + Unpin>(mut session: Session<IO>, c
 }
 
 impl Follower {
+    fn new(crowd: Rc<Crowd>, visitor: Visitor) -> Self {
+        let index = crowd.reached.borrow().len();
+        crowd.reached.borrow_mut().push(0);
+        Self {
+            crowd,
+            visitor,
+            token: String::new(),
+            must_log_in: true,
+            position: None,
+            next: 0,
+            is_gap_told: false,
+            is_back: false,
+            target: None,
+            index,
+            place: None,
+        }
+    }
+
     /// Connects, says who it is, follows from where it was, and stays until `until`; then the session is still there.
     async fn come<IO: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
@@ -292,6 +345,7 @@ impl Follower {
     fn live(&mut self, subscribed: v1::Subscribed) {
         if self.position.is_none() {
             self.position = subscribed.position;
+            self.place = None;
             self.crowd.tell(|told| told.count.following += 1);
         } else if !self.is_back {
             self.is_back = true;
@@ -373,5 +427,106 @@ impl Follower {
             }
             Err(_) => self.crowd.tell(|told| told.left += 1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reason::{Cause, EndReason, Quota};
+    use crate::load::message::payload;
+    use crate::wire::status::{EndFacts, ended};
+
+    fn follower() -> Follower {
+        let crowd = Rc::new(Crowd::new(false));
+        crowd.begin();
+        let visitor = Visitor { authority: "x".to_owned(), user: "x".to_owned(), client_name: String::new() };
+        let mut follower = Follower::new(crowd, visitor);
+        follower.hear(subscribed()).unwrap();
+        follower
+    }
+
+    fn subscribed() -> v1::ServerFrame {
+        let position = Some(v1::Position { epoch: "e".to_owned(), sequence: 7 });
+        let kind = Some(Kind::Subscribed(v1::Subscribed { position, ..Default::default() }));
+        v1::ServerFrame { notices: vec![v1::Notice { kind }], ..Default::default() }
+    }
+
+    fn events(numbers: impl IntoIterator<Item = u64>) -> v1::ServerFrame {
+        let event = |number| v1::Event {
+            sequence: 8 + number,
+            payload: payload(number, 100).into(),
+            ..Default::default()
+        };
+        v1::ServerFrame { events: numbers.into_iter().map(event).collect(), ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_gap_told_is_missed_and_what_nobody_told_is_lost() {
+        let mut follower = follower();
+        follower.hear(events(0..3)).unwrap();
+        let gap = v1::ServerFrame { gaps: vec![v1::Gap::default()], ..events([5, 6]) };
+        follower.hear(gap).unwrap();
+        // The gap is used up.
+        follower.hear(events([10])).unwrap();
+        let told = follower.crowd.told.take();
+        assert_eq!((told.missed, told.lost), (2, 3));
+        assert_eq!(follower.position.as_ref().map(|position| position.sequence), Some(18));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_comes_twice_makes_it_void() {
+        let mut follower = follower();
+        follower.hear(events(0..3)).unwrap();
+        assert!(matches!(follower.hear(events([2])), Err(LoadError::Void(_))));
+        let short = v1::ServerFrame { events: vec![v1::Event::default()], ..Default::default() };
+        assert!(matches!(follower.hear(short), Err(LoadError::Void(_))), "other content");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caught_up_is_who_has_all_that_was_published_when_it_was_live_again() {
+        let mut follower = follower();
+        let crowd = Rc::clone(&follower.crowd);
+        crowd.published.set(4);
+        follower.hear(subscribed()).unwrap();
+        crowd.published.set(9);
+        follower.hear(events(0..3)).unwrap();
+        assert_eq!(crowd.count(), Count { following: 1, live: 1, ..Count::default() });
+        follower.hear(events(3..4)).unwrap();
+        assert_eq!(crowd.count().caught_up, 1);
+        assert!(!crowd.is_complete(), "five more were published");
+        follower.hear(events(4..9)).unwrap();
+        assert!(crowd.is_complete());
+        assert_eq!((crowd.count().live, crowd.count().caught_up), (1, 1), "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_told_when_to_come_back_comes_then_and_who_is_not_is_counted_apart() {
+        let mut follower = follower();
+        let refused = |cause: &Cause, retry_after| {
+            let facts = EndFacts { retry_after, ..EndFacts::default() };
+            LoadError::Refused(ClientError::from(ended(cause, &facts)))
+        };
+        follower.must_log_in = false;
+        let after = Duration::from_millis(7300);
+        let quota = Cause::quota(Quota { key: "limits.connections_max", value: 512 });
+        assert_eq!(follower.judge(refused(&quota, Some(after)), 1), Some(after));
+        let pressure = Cause::server(EndReason::MemoryPressure);
+        for error in [LoadError::Closed, refused(&pressure, None)] {
+            let wait = follower.judge(error, 1).unwrap();
+            assert!(wait < Duration::from_millis(200), "{wait:?}");
+        }
+        assert!(!follower.must_log_in, "it still has its session");
+        follower.judge(refused(&Cause::server(EndReason::SessionExpired), None), 1);
+        assert!(follower.must_log_in);
+        let told = follower.crowd.told.take();
+        assert_eq!(
+            told.refused.into_iter().collect::<Vec<_>>(),
+            [("QUOTA_EXCEEDED: limits.connections_max".to_owned(), 1)]
+        );
+        assert_eq!(told.unexplained.values().sum::<u64>(), 3);
+        assert!(told.unexplained.contains_key("MEMORY_PRESSURE"), "{:?}", told.unexplained);
+        assert_eq!(follower.judge(LoadError::Gap, 1), None, "void");
+        assert!(follower.crowd.told.take().fault.is_some());
     }
 }

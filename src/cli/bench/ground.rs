@@ -192,7 +192,7 @@ pub(crate) fn known_bytes(bytes: Option<u64>) -> String {
 }
 
 /// The header of a table of [`latency_row`]s.
-pub(crate) const LATENCY_HEADER: [&str; 6] = ["", "P50", "P90", "P99", "P99.9", "MAX"];
+pub(crate) const LATENCY_HEADER: [&str; 6] = ["STEP", "P50", "P90", "P99", "P99.9", "MAX"];
 
 /// One line of quantiles.
 pub(crate) fn latency_row(name: &str, latencies: &Latencies) -> Vec<String> {

@@ -21,12 +21,11 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::Interrupt;
 use crate::cli::output::Output;
 use crate::cli::text::{count, parse_duration, show_bytes, show_duration};
+use crate::load::comeback::COMING_MAX;
 use crate::load::dial::{Closing, dial_from};
 use crate::load::error::LoadError;
 use crate::load::guest::Guest;
 
-/// Clients that are on their way in at once, fewer than a hub's handshakes under way.
-pub(crate) const COMING_MAX: usize = 8;
 /// Clients that come and go before: the hub has touched its code and its tables then.
 const WARM_UP_CLIENTS: u32 = 16;
 /// How long all may take to leave.

@@ -38,12 +38,15 @@ pub(crate) fn run(args: &LimitsArgs, output: &mut Output) -> Result<Exit, Failur
 fn configuration(clients: u32) -> String {
     let default = Limits::default();
     let connections = (clients + SPARE).max(default.connections_max);
+    // All of them come at once when their connections were cut.
+    let half_open = clients.max(default.half_open_max);
     let sessions = (clients + SPARE).max(default.sessions_max);
     format!(
         "# For `streamward bench` with {clients} clients from one address. Not for use: one address may take every place.\n\
          [limits]\n\
          connections_max = {connections}\n\
          connections_per_ip_max = {connections}\n\
+         half_open_max = {half_open}\n\
          sessions_max = {sessions}\n\
          stream_opens_per_second_max = {STREAM_OPENS_PER_SECOND}\n"
     )

@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::bench::common::{CommonArgs, bar, or_dash, show_latency, watched};
 use crate::cli::bench::ground::{
     Ground, Holdings, LATENCY_HEADER, known_bytes, latency_json, latency_row, stopped, void,
 };
-use crate::cli::bench::idle::COMING_MAX;
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::with;
 use crate::cli::exit::{Exit, Failure};
@@ -24,10 +21,9 @@ use crate::cli::hub::Interrupt;
 use crate::cli::output::Output;
 use crate::cli::records::pressure_name;
 use crate::cli::text::{clean, count, parse_duration, show_bytes, table};
-use crate::load::comeback::{Crowd, Told, follow};
+use crate::load::comeback::{Crowd, Told, follow, speak};
 use crate::load::dial::{Closing, dial_from};
 use crate::load::error::LoadError;
-use crate::load::teller::publish;
 
 /// How often the hub's memory is looked at. The hub itself looks once a second.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -95,11 +91,10 @@ pub(crate) async fn run(args: ResumeArgs, output: &mut Output) -> Result<Exit, F
     let mut interrupt = Interrupt::new()?;
     let ground = Ground::find(&args.common, args.clients, output).await?;
     let crowd = Rc::new(Crowd::new(args.log_in));
-    let silence = CancellationToken::new();
     let mut tasks = gather(&args, &ground, &crowd);
     let mut measured = Measured::default();
     let stage = Cell::new("connecting");
-    let storm = Box::pin(storm(&args, &ground, &crowd, &silence, &stage, &mut measured));
+    let storm = Box::pin(storm(&args, &ground, &crowd, &stage, &mut measured));
     let line = || {
         let count = crowd.count();
         let back = if crowd.go.is_cancelled() { count.caught_up } else { count.following };
@@ -107,7 +102,7 @@ pub(crate) async fn run(args: ResumeArgs, output: &mut Output) -> Result<Exit, F
     };
     let ended = watched(storm, line, &mut interrupt, output).await;
     // Whatever happened: nobody stays.
-    silence.cancel();
+    crowd.hush.cancel();
     crowd.leave.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };
     let _ = timeout(LEAVE_PATIENCE, all).await;
@@ -140,26 +135,17 @@ fn verdict(args: &ResumeArgs, measured: &Measured, told: &Told) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// The clients, on their way in a few at a time.
+/// The publisher, who waits for its word, and the clients, on their way in a few at a time.
 fn gather(args: &ResumeArgs, ground: &Ground, crowd: &Rc<Crowd>) -> JoinSet<()> {
-    let coming = Rc::new(Semaphore::new(COMING_MAX));
     let mut tasks = JoinSet::new();
     for client in 0..args.clients {
-        let (crowd, coming) = (Rc::clone(crowd), Rc::clone(&coming));
-        let (visitor, address) = (ground.visitor(client), ground.address);
-        tasks.spawn_local(async move {
-            let dial = || async {
-                // The first time a few at a time; when all come back, all at once.
-                let _place = match crowd.go.is_cancelled() {
-                    true => None,
-                    // Closed by nobody.
-                    false => Some(coming.acquire().await.map_err(|_| LoadError::Closed)?),
-                };
-                dial_from(address, client, Closing::Reset).await
-            };
-            follow(dial, visitor, Rc::clone(&crowd)).await;
-        });
+        let address = ground.address;
+        let dial = move || dial_from(address, client, Closing::Reset);
+        tasks.spawn_local(follow(dial, ground.visitor(client), Rc::clone(crowd)));
     }
+    let dial = dial_from(ground.address, args.clients, Closing::Orderly);
+    let period = Duration::from_secs(1) / args.rate;
+    tasks.spawn_local(speak(dial, ground.visitor(args.clients), period, Rc::clone(crowd)));
     tasks
 }
 
@@ -168,24 +154,19 @@ async fn storm(
     args: &ResumeArgs,
     ground: &Ground,
     crowd: &Crowd,
-    silence: &CancellationToken,
     stage: &Cell<&'static str>,
     measured: &mut Measured,
 ) -> Result<(), Failure> {
     let failure = |error: LoadError| args.common.failure("the crowd", &error);
     crowd.until(|crowd| crowd.count().following == args.clients).await.map_err(failure)?;
-    let speaker = ground.visitor(args.clients);
-    let dial = dial_from(ground.address, args.clients, Closing::Orderly);
-    let period = Duration::from_secs(1) / args.rate;
-    let speaking = publish(dial, &speaker, period, &crowd.published, silence);
-    let happening = async {
-        let happened = happen(args, ground, crowd, stage, measured).await;
-        silence.cancel();
-        happened
-    };
-    let (spoken, happened) = tokio::join!(speaking, happening);
-    happened?;
-    spoken.map_err(|error| args.common.failure("the publisher", &error))?;
+    crowd.speak.cancel();
+    happen(args, ground, crowd, stage, measured).await?;
+    if crowd.count().caught_up < args.clients {
+        // Told by the counts.
+        return Ok(());
+    }
+    crowd.hush.cancel();
+    crowd.until(|crowd| crowd.hushed.is_cancelled()).await.map_err(failure)?;
     stage.set("comparing");
     let complete = timeout(args.patience, crowd.until(Crowd::is_complete)).await;
     // Who lacks something by now lacks it without a word.

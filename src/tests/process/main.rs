@@ -19,6 +19,8 @@ mod commands;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod crowds;
+#[cfg(test)]
 mod dead_peer;
 #[cfg(test)]
 mod descriptors;
