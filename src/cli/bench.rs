@@ -89,16 +89,17 @@ impl BenchArgs {
 pub(crate) async fn run(args: BenchArgs, output: &mut Output) -> Result<Exit, Failure> {
     // The load's tasks share what they count, on this one thread.
     let local = LocalSet::new();
+    // Boxed one by one: the largest is not to be the size of all.
     let work = async {
         match args.work {
-            Work::Fanout(args) => fanout::run(args, output).await,
-            Work::Latency(args) => latency::run(args, output).await,
-            Work::Slow(args) => slow::run(args, output).await,
-            Work::Sessions(args) => sessions::run(args, output).await,
-            Work::Idle(args) => idle::run(args, output).await,
-            Work::Resume(args) => resume::run(args, output).await,
+            Work::Fanout(args) => Box::pin(fanout::run(args, output)).await,
+            Work::Latency(args) => Box::pin(latency::run(args, output)).await,
+            Work::Slow(args) => Box::pin(slow::run(args, output)).await,
+            Work::Sessions(args) => Box::pin(sessions::run(args, output)).await,
+            Work::Idle(args) => Box::pin(idle::run(args, output)).await,
+            Work::Resume(args) => Box::pin(resume::run(args, output)).await,
             Work::Limits(args) => limits::run(&args, output),
         }
     };
-    local.run_until(Box::pin(work)).await
+    local.run_until(work).await
 }

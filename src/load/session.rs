@@ -31,7 +31,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 /// One connection with one session on it. Nothing moves on the connection but while one of its calls is awaited, or
 /// [`drive`](Self::drive) is.
 pub struct Session<IO> {
-    connection: Connection<IO, Bytes>,
+    /// Boxed, and so is what is awaited below: these are in every future of the load.
+    connection: Box<Connection<IO, Bytes>>,
     requests: SendRequest<Bytes>,
     authority: String,
     token: String,
@@ -55,11 +56,12 @@ pub async fn dial(addr: SocketAddr) -> Result<TcpStream, LoadError> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     /// A connection without a session.
     pub async fn over(io: IO, authority: &str) -> Result<Self, LoadError> {
-        let (requests, connection) = h2::client::Builder::new()
+        let mut builder = h2::client::Builder::new();
+        builder
             .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(io)
-            .await?;
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let (requests, connection) = Box::pin(builder.handshake(io)).await?;
+        let connection = Box::new(connection);
         let (authority, token) = (authority.to_owned(), String::new());
         Ok(Self { connection, requests, authority, token, heartbeat_interval: HEARTBEAT_INTERVAL })
     }
@@ -167,7 +169,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
 
     /// Moves the connection; ready with why it ended.
     pub fn poll_connection(&mut self, context: &mut Context<'_>) -> Poll<LoadError> {
-        let ended = ready!(Pin::new(&mut self.connection).poll(context));
+        let ended = ready!(Pin::new(&mut *self.connection).poll(context));
         Poll::Ready(ended.err().map_or(LoadError::Closed, LoadError::from))
     }
 }

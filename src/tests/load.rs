@@ -101,8 +101,8 @@ impl Scene {
 }
 
 /// Runs a test's future where tasks may share what is not `Send`.
-async fn local(test: impl Future<Output = ()>) {
-    LocalSet::new().run_until(test).await;
+async fn local(test: impl AsyncFnOnce()) {
+    LocalSet::new().run_until(Box::pin(test())).await;
 }
 
 async fn open_loop(
@@ -151,7 +151,7 @@ fn assert_line(arrivals: &Arrivals, share: f64) {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_in_which_the_server_takes_nothing_is_a_second_of_late_messages_and_not_one() {
-    local(async {
+    local(async || {
         let (pace, arrivals) = with_a_stall(|taps| taps[2].clone()).await;
         // A fifth of the time, and with it a fifth of the messages.
         assert_line(&arrivals, 0.2);
@@ -164,7 +164,7 @@ async fn a_second_in_which_the_server_takes_nothing_is_a_second_of_late_messages
 
 #[tokio::test(start_paused = true)]
 async fn a_second_in_which_the_server_reaches_one_of_two_is_a_line_of_late_messages_to_that_one() {
-    local(async {
+    local(async || {
         let (pace, arrivals) = with_a_stall(|taps| taps[0].clone()).await;
         assert_line(&arrivals, 0.1);
         assert_eq!((pace.sent, pace.blocked), (5000, Duration::ZERO), "the others' messages go on");
@@ -174,7 +174,7 @@ async fn a_second_in_which_the_server_reaches_one_of_two_is_a_line_of_late_messa
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_the_server_takes_nothing_of_gives_up_a_little_after_its_time() {
-    local(async {
+    local(async || {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
         let (mut publisher, tap) = scene.publisher(0).await;
@@ -199,7 +199,7 @@ async fn a_load_that_the_server_takes_nothing_of_gives_up_a_little_after_its_tim
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_loop_counts_every_delivery_of_every_publisher() {
-    local(async {
+    local(async || {
         let mut scene = Scene::new(2, 5);
         scene.line(0..3).await;
         scene.line(3..5).await;
@@ -250,7 +250,7 @@ async fn fault_of(foreign: Vec<u8>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_lost_doubled_or_altered_makes_the_measurement_void() {
-    local(async {
+    local(async || {
         let fault = fault_of(payload(9, PAYLOAD_BYTES)).await;
         assert!(
             fault.contains("subscriber 0") && fault.contains("message 9 of publisher 0 came again"),
@@ -269,7 +269,7 @@ async fn a_message_that_is_lost_doubled_or_altered_makes_the_measurement_void() 
 
 #[tokio::test(start_paused = true)]
 async fn a_publish_that_is_refused_makes_the_measurement_void_and_names_the_limit() {
-    local(async {
+    local(async || {
         let mut scene = Scene::new(1, 1);
         scene.house = House::with(|limits, _| limits.publishes_per_second_max = 5);
         scene.line(0..1).await;
@@ -285,7 +285,7 @@ async fn a_publish_that_is_refused_makes_the_measurement_void_and_names_the_limi
 
 #[tokio::test(start_paused = true)]
 async fn a_line_without_traffic_stays_logged_in() {
-    local(async {
+    local(async || {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
         pass(3600).await;
@@ -299,7 +299,7 @@ async fn a_line_without_traffic_stays_logged_in() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_connection_is_gone_is_logged_out_over_another() {
-    local(async {
+    local(async || {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
         scene.taps[0].cut();
@@ -341,7 +341,7 @@ async fn fate_of(overflow: v1::Overflow, messages: u64) -> Fate {
 
 #[tokio::test(start_paused = true)]
 async fn what_became_of_a_stalled_subscriber_is_told() {
-    local(async {
+    local(async || {
         let fate = fate_of(v1::Overflow::Disconnect, 3000).await;
         let Fate::Ended(error) = &fate else { panic!("{fate:?}") };
         assert_eq!(error.reason(), Some(EndReason::SlowConsumer), "{error}");

@@ -143,12 +143,12 @@ async fn hold(
         guests.all_here(args, all).await
     };
     let per_second = RefCell::new(Vec::new());
-    let held = async {
+    let held = Box::pin(async {
         tokio::select! {
             held = held => held,
             failed = look(ground, &per_second) => failed,
         }
-    };
+    });
     let line = || match begun_at.get() {
         None => format!("{} connecting", bar(shared.here.get().into(), all.into())),
         Some(begun_at) => {

@@ -216,8 +216,11 @@ fn short(value: f64) -> String {
     }
 }
 
+/// What gives a text its colour.
+type Painter = fn(Paint, &str) -> String;
+
 fn painted(paint: Paint, symbol: &str, colour: Color) -> String {
-    let colours: [(Color, fn(Paint, &str) -> String); 4] = [
+    let colours: [(Color, Painter); 4] = [
         (Color::Cyan, Paint::cyan),
         (Color::Yellow, Paint::yellow),
         (Color::Green, Paint::green),
