@@ -94,8 +94,8 @@ pub(crate) async fn run(args: BenchArgs, output: &mut Output) -> Result<Exit, Fa
             Work::Fanout(args) => fanout::run(args, output).await,
             Work::Latency(args) => latency::run(args, output).await,
             Work::Slow(args) => slow::run(args, output).await,
-            Work::Sessions(args) => sessions::run(args, output).await,
-            Work::Idle(args) => idle::run(args, output).await,
+            Work::Sessions(args) => Box::pin(sessions::run(args, output)).await,
+            Work::Idle(args) => Box::pin(idle::run(args, output)).await,
             Work::Resume(args) => resume::run(args, output).await,
             Work::Limits(args) => limits::run(&args, output),
         }

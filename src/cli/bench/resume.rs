@@ -194,10 +194,9 @@ async fn happen(
     crowd.begin();
     let back = async {
         let back = crowd.until(|crowd| crowd.count().caught_up == args.clients);
-        match timeout(args.patience, back).await {
-            Ok(back) => back.map_err(failure)?,
-            // What is missing is told by the counts.
-            Err(_) => {}
+        // Who is not back in time is told by the counts.
+        if let Ok(back) = timeout(args.patience, back).await {
+            back.map_err(failure)?;
         }
         Ok::<_, Failure>(ground.meter.read().await?.cpu_since(&early))
     };
