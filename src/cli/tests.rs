@@ -78,7 +78,6 @@ fn wrong_command_lines_are_refused() {
         "streamward bench fanout --duration 1s --messages 1",
         "streamward bench fanout --server unix:/x",
         "streamward bench fanout --plot --json",
-        "streamward bench fanout --pid 1 --admin-socket /x",
         "streamward bench latency --rate 0",
         "streamward bench slow --stalled 0",
     ] {

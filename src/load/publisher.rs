@@ -195,13 +195,15 @@ impl Outbox {
             blocked: Duration::ZERO,
             late: Latencies::default(),
         };
-        // Since when the window is full, and since when it is not.
-        let (mut blocked, mut free): (Option<Instant>, Instant) = (None, begin);
+        // Since when the window is full.
+        let mut blocked: Option<Instant> = None;
+        // Messages that were due by then are late because the window was full.
+        let mut excused: Option<Instant> = None;
         loop {
             let now = Instant::now();
             if let Some(since) = blocked.take() {
                 pace.blocked += now - since;
-                free = now;
+                excused = Some(now);
             }
             pace.sent = self.published - first;
             if self.published == end || now >= give_up {
@@ -211,11 +213,11 @@ impl Outbox {
             let due = schedule.next(now).min(end) - self.published;
             if due > 0 {
                 let room = self.room(due);
-                // Those that the window held up are not the load's fault.
-                if room == due {
-                    (self.published..self.published + due).for_each(|number| {
-                        pace.late.record(now.saturating_duration_since(schedule.intended(number).max(free)))
-                    });
+                for number in self.published..self.published + room {
+                    let intended = schedule.intended(number);
+                    if excused.is_none_or(|until| intended > until) {
+                        pace.late.record(now.saturating_duration_since(intended));
+                    }
                 }
                 if room > 0 {
                     self.publish(room)?;

@@ -29,8 +29,8 @@ pub(crate) struct CommonArgs {
     pub(crate) server: Authority,
     #[command(flatten)]
     pub(crate) socket: SocketArgs,
-    /// Without an admin socket: the process of a hub on this machine, whose CPU time and memory /proc tells
-    #[arg(long, value_name = "PID", conflicts_with = "admin_socket")]
+    /// Instead of an admin socket: the process of a hub on this machine, whose CPU time and memory /proc tells
+    #[arg(long, value_name = "PID")]
     pub(crate) pid: Option<u32>,
     /// Print JSON: one document for the run
     #[arg(long)]

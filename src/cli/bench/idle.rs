@@ -97,7 +97,7 @@ pub(crate) async fn run(args: IdleArgs, output: &mut Output) -> Result<Exit, Fai
     let mut measured = Measured::default();
     if watched(settle(), || "warm; waiting".to_owned(), &mut interrupt, output).await.is_some() {
         measured.before = ground.meter.read().await?;
-        hold(&args, &ground, &mut measured, &mut interrupt, output).await?;
+        Box::pin(hold(&args, &ground, &mut measured, &mut interrupt, output)).await?;
     }
     measured.left = ground.left().await?;
     if measured.is_whole {
@@ -155,7 +155,7 @@ async fn hold(
             format!("{all} idle for {} of {}", show_duration(begun_at.elapsed()), show_duration(args.hold))
         }
     };
-    let held = watched(held, line, interrupt, output).await;
+    let held = watched(Box::pin(held), line, interrupt, output).await;
     // Whatever happened: nobody stays.
     guests.left().await;
     measured.per_second = per_second.take();

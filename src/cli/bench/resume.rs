@@ -194,7 +194,7 @@ async fn happen(
     crowd.begin();
     let back = async {
         let back = crowd.until(|crowd| crowd.count().caught_up == args.clients);
-        // Out of patience, what is missing is told by the counts.
+        // Who is not back in time is told by the counts.
         if let Ok(back) = timeout(args.patience, back).await {
             back.map_err(failure)?;
         }
