@@ -79,14 +79,15 @@ fn nats_openings_end_with_a_ping() {
 
 /// One frame on the followed stream's connection.
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let [_, length @ ..] = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
     [&length[..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 /// A message of one event.
 fn event_message(number: u64) -> Vec<u8> {
     let event = v1::Event { payload: payload(number, PAYLOAD_BYTES).into(), ..Default::default() };
-    framed(&v1::ServerFrame { events: vec![event], ..Default::default() }.encode_to_vec()).unwrap()
+    framed(&v1::ServerFrame { events: vec![event], ..Default::default() }.encode_to_vec())
+        .expect("a short message")
 }
 
 fn heard(reader: &mut http2::Reader) -> Result<Vec<Vec<u8>>, BenchError> {

@@ -364,14 +364,14 @@ fn a_unit_file_that_disagrees_is_found() {
 #[test]
 fn a_socket_unit_that_contradicts_the_configuration_is_found() {
     let config = Config::default();
-    let good = "ListenStream=127.0.0.1:50051\nBacklog=128\n";
+    let good = "ListenStream=127.0.0.1:50051\nBacklog=4096\n";
     assert_eq!(socket_findings(good, &config), [""; 0]);
     for (from, to, needle) in [
         ("50051", "50052", "listens on"),
         ("127.0.0.1", "0.0.0.0", "listens on"),
         ("Backlog", "ListenStream=[::1]:50051\nBacklog", "listens on"),
-        ("128", "127", "Backlog = Some(127)"),
-        ("Backlog=128", "", "Backlog = None"),
+        ("4096", "4095", "Backlog = Some(4095)"),
+        ("Backlog=4096", "", "Backlog = None"),
         ("Backlog", "Accept=yes\nBacklog", "Accept="),
     ] {
         let findings = socket_findings(&good.replace(from, to), &config);
