@@ -84,9 +84,9 @@ pub(crate) async fn run(args: BenchArgs, output: &mut Output) -> Result<Exit, Fa
     let local = LocalSet::new();
     let work = async {
         match args.work {
-            Work::Fanout(args) => fanout::run(args, output).await,
-            Work::Latency(args) => latency::run(args, output).await,
-            Work::Slow(args) => slow::run(args, output).await,
+            Work::Fanout(args) => Box::pin(fanout::run(args, output)).await,
+            Work::Latency(args) => Box::pin(latency::run(args, output)).await,
+            Work::Slow(args) => Box::pin(slow::run(args, output)).await,
             Work::Sessions(args) => sessions::run(args, output).await,
             Work::Idle(args) => idle::run(args, output).await,
             Work::Resume(args) => resume::run(args, output).await,

@@ -82,14 +82,14 @@ impl Scene {
     async fn publisher(&mut self, number: u16) -> (Publisher<Valve>, Tap) {
         let (io, caller) = (self.dial(ROOM), self.caller(v1::Overflow::Disconnect));
         let opened = Publisher::open(std::future::ready(Ok(io)), &caller, number);
-        (within(opened).await.unwrap(), self.taps.last().unwrap().clone())
+        (within(Box::pin(opened)).await.unwrap(), self.taps.last().unwrap().clone())
     }
 
     /// Everybody logs out, and the server has nothing left of it.
     async fn close(mut self, publishers: impl IntoIterator<Item = Publisher<Valve>>) {
         self.leave.cancel();
         for publisher in publishers {
-            assert!(publisher.leave().await.is_none(), "a publisher's session is left");
+            assert!(Box::pin(publisher.leave()).await.is_none(), "a publisher's session is left");
         }
         while let Some(left) = within(self.lines.join_next()).await {
             assert!(left.unwrap().is_none(), "a line's session is left");
@@ -113,7 +113,7 @@ async fn open_loop(
 ) -> Result<Pace, LoadError> {
     let schedule = Schedule::new(Instant::now(), publisher.published(), per_second);
     arrivals.begin_open(schedule);
-    within(publisher.open_loop(schedule, count, Waiting::Sleep, arrivals)).await
+    within(Box::pin(publisher.open_loop(schedule, count, Waiting::Sleep, arrivals))).await
 }
 
 /// 1,000 messages a second for five seconds, in one of which the tap that `which` names is shut.
@@ -121,7 +121,7 @@ async fn with_a_stall(which: impl FnOnce(&[Tap]) -> Tap) -> (Pace, Rc<Arrivals>)
     let mut scene = Scene::new(1, 2);
     scene.line(0..1).await;
     scene.line(1..2).await;
-    let (mut publisher, _) = scene.publisher(0).await;
+    let (mut publisher, _) = Box::pin(scene.publisher(0)).await;
     let tap = which(&scene.taps);
     let mut stall = JoinSet::new();
     stall.spawn_local(async move {
@@ -132,7 +132,7 @@ async fn with_a_stall(which: impl FnOnce(&[Tap]) -> Tap) -> (Pace, Rc<Arrivals>)
     });
     let arrivals = Rc::clone(&scene.arrivals);
     let pace = open_loop(&mut publisher, &arrivals, 1000, 5000).await.unwrap();
-    scene.close([publisher]).await;
+    Box::pin(scene.close([publisher])).await;
     (pace, arrivals)
 }
 
@@ -151,33 +151,33 @@ fn assert_line(arrivals: &Arrivals, share: f64) {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_in_which_the_server_takes_nothing_is_a_second_of_late_messages_and_not_one() {
-    local(async {
-        let (pace, arrivals) = with_a_stall(|taps| taps[2].clone()).await;
+    local(Box::pin(async {
+        let (pace, arrivals) = Box::pin(with_a_stall(|taps| taps[2].clone())).await;
         // A fifth of the time, and with it a fifth of the messages.
         assert_line(&arrivals, 0.2);
         assert_eq!((pace.sent, pace.asked), (5000, 5000));
         assert!(pace.blocked > Duration::from_millis(500), "{:?}", pace.blocked);
         assert!(pace.late.quantile(1.0) < Duration::from_millis(5), "the hub's doing is not the load's");
-    })
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_in_which_the_server_reaches_one_of_two_is_a_line_of_late_messages_to_that_one() {
-    local(async {
-        let (pace, arrivals) = with_a_stall(|taps| taps[0].clone()).await;
+    local(Box::pin(async {
+        let (pace, arrivals) = Box::pin(with_a_stall(|taps| taps[0].clone())).await;
         assert_line(&arrivals, 0.1);
         assert_eq!((pace.sent, pace.blocked), (5000, Duration::ZERO), "the others' messages go on");
-    })
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_the_server_takes_nothing_of_gives_up_a_little_after_its_time() {
-    local(async {
+    local(Box::pin(async {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
-        let (mut publisher, tap) = scene.publisher(0).await;
+        let (mut publisher, tap) = Box::pin(scene.publisher(0)).await;
         let (begun, mut reopen) = (Instant::now(), JoinSet::new());
         tap.shut();
         reopen.spawn_local(async move {
@@ -192,19 +192,19 @@ async fn a_load_that_the_server_takes_nothing_of_gives_up_a_little_after_its_tim
         );
         assert!(pace.blocked > Duration::from_secs(10), "{:?}", pace.blocked);
         assert!(begun.elapsed() < Duration::from_secs(12), "what was sent is waited for");
-        scene.close([publisher]).await;
-    })
+        Box::pin(scene.close([publisher])).await;
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_loop_counts_every_delivery_of_every_publisher() {
-    local(async {
+    local(Box::pin(async {
         let mut scene = Scene::new(2, 5);
         scene.line(0..3).await;
         scene.line(3..5).await;
-        let (mut one, _) = scene.publisher(0).await;
-        let (mut two, _) = scene.publisher(1).await;
+        let (mut one, _) = Box::pin(scene.publisher(0)).await;
+        let (mut two, _) = Box::pin(scene.publisher(1)).await;
         scene.arrivals.begin(Instant::now());
         let arrivals = Rc::clone(&scene.arrivals);
         let (first, second) = within(async {
@@ -225,8 +225,8 @@ async fn a_closed_loop_counts_every_delivery_of_every_publisher() {
         let until = Until::Time(Instant::now());
         within(one.closed(4, until, &arrivals)).await.unwrap();
         assert_eq!(scene.arrivals.delivered(), 0);
-        scene.close([one, two]).await;
-    })
+        Box::pin(scene.close([one, two])).await;
+    }))
     .await;
 }
 
@@ -234,7 +234,7 @@ async fn a_closed_loop_counts_every_delivery_of_every_publisher() {
 async fn fault_of(foreign: Vec<u8>) -> String {
     let mut scene = Scene::new(1, 2);
     scene.line(0..2).await;
-    let (mut publisher, _) = scene.publisher(0).await;
+    let (mut publisher, _) = Box::pin(scene.publisher(0)).await;
     let arrivals = Rc::clone(&scene.arrivals);
     within(publisher.closed(4, Until::Count(10), &arrivals)).await.unwrap();
     let guest = scene.house.login("mallory", "").await;
@@ -244,62 +244,66 @@ async fn fault_of(foreign: Vec<u8>) -> String {
     assert!(voided.is_err(), "the loop goes on");
     let (who, error) = arrivals.take_fault().expect("a fault is kept");
     within(guest.session.logout()).await.unwrap();
-    scene.close([publisher]).await;
+    Box::pin(scene.close([publisher])).await;
     format!("{who}: {error}")
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_lost_doubled_or_altered_makes_the_measurement_void() {
-    local(async {
-        let fault = fault_of(payload(9, PAYLOAD_BYTES)).await;
+    local(Box::pin(async {
+        let fault = Box::pin(fault_of(payload(9, PAYLOAD_BYTES))).await;
         assert!(
             fault.contains("subscriber 0") && fault.contains("message 9 of publisher 0 came again"),
             "{fault}"
         );
-        let fault = fault_of(payload(11, PAYLOAD_BYTES)).await;
+        let fault = Box::pin(fault_of(payload(11, PAYLOAD_BYTES))).await;
         assert!(fault.contains("message 11 of publisher 0 came too early: some were lost"), "{fault}");
         let mut altered = payload(10, PAYLOAD_BYTES);
         altered[50] ^= 1;
-        assert!(fault_of(altered).await.contains("other content"));
-        assert!(fault_of(payload(message::number(7, 10), PAYLOAD_BYTES)).await.contains("other content"));
-        assert!(fault_of(b"hello".to_vec()).await.contains("5 bytes of other content"));
-    })
+        assert!(Box::pin(fault_of(altered)).await.contains("other content"));
+        assert!(
+            Box::pin(fault_of(payload(message::number(7, 10), PAYLOAD_BYTES)))
+                .await
+                .contains("other content")
+        );
+        assert!(Box::pin(fault_of(b"hello".to_vec())).await.contains("5 bytes of other content"));
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_publish_that_is_refused_makes_the_measurement_void_and_names_the_limit() {
-    local(async {
+    local(Box::pin(async {
         let mut scene = Scene::new(1, 1);
         scene.house = House::with(|limits, _| limits.publishes_per_second_max = 5);
         scene.line(0..1).await;
-        let (mut publisher, _) = scene.publisher(0).await;
+        let (mut publisher, _) = Box::pin(scene.publisher(0)).await;
         let arrivals = Rc::clone(&scene.arrivals);
         let error = within(publisher.closed(50, Until::Count(50), &arrivals)).await.unwrap_err();
         let LoadError::Refused(refused) = error else { panic!("{error}") };
         assert_eq!(refused.reason(), Some(EndReason::QuotaExceeded), "{refused}");
-        scene.close([publisher]).await;
-    })
+        Box::pin(scene.close([publisher])).await;
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_line_without_traffic_stays_logged_in() {
-    local(async {
+    local(Box::pin(async {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
         pass(3600).await;
         assert_eq!(scene.house.counts(), [1, 1, 1, 1]);
-        let (mut publisher, _) = scene.publisher(0).await;
+        let (mut publisher, _) = Box::pin(scene.publisher(0)).await;
         within(publisher.closed(1, Until::Count(3), &scene.arrivals)).await.unwrap();
-        scene.close([publisher]).await;
-    })
+        Box::pin(scene.close([publisher])).await;
+    }))
     .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_connection_is_gone_is_logged_out_over_another() {
-    local(async {
+    local(Box::pin(async {
         let mut scene = Scene::new(1, 1);
         scene.line(0..1).await;
         scene.taps[0].cut();
@@ -310,9 +314,9 @@ async fn a_session_whose_connection_is_gone_is_logged_out_over_another() {
         scene.leave.cancel();
         let left = within(scene.lines.join_next()).await.unwrap().unwrap().expect("its token is told");
         let io = scene.dial(ROOM);
-        within(Session::log_out_of(io, "in-memory", &left.token)).await.unwrap();
-        scene.close([]).await;
-    })
+        within(Box::pin(Session::log_out_of(io, "in-memory", &left.token))).await.unwrap();
+        Box::pin(scene.close([])).await;
+    }))
     .await;
 }
 
@@ -325,7 +329,7 @@ async fn fate_of(overflow: v1::Overflow, messages: u64) -> Fate {
     let mut stalled = JoinSet::new();
     stalled.spawn_local(stalled::follow(std::future::ready(Ok(io)), caller, stall.clone(), ready));
     within(live).await.unwrap().unwrap();
-    let (mut publisher, _) = scene.publisher(0).await;
+    let (mut publisher, _) = Box::pin(scene.publisher(0)).await;
     let arrivals = Rc::clone(&scene.arrivals);
     arrivals.begin(Instant::now());
     within(publisher.closed(64, Until::Count(1000), &arrivals)).await.unwrap();
@@ -335,20 +339,20 @@ async fn fate_of(overflow: v1::Overflow, messages: u64) -> Fate {
     stall.end.cancel();
     let (fate, left) = within(stalled.join_next()).await.unwrap().unwrap();
     assert!(left.is_none(), "its connection is as good as before");
-    scene.close([publisher]).await;
+    Box::pin(scene.close([publisher])).await;
     fate
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_became_of_a_stalled_subscriber_is_told() {
-    local(async {
-        let fate = fate_of(v1::Overflow::Disconnect, 3000).await;
+    local(Box::pin(async {
+        let fate = Box::pin(fate_of(v1::Overflow::Disconnect, 3000)).await;
         let Fate::Ended(error) = &fate else { panic!("{fate:?}") };
         assert_eq!(error.reason(), Some(EndReason::SlowConsumer), "{error}");
-        let fate = fate_of(v1::Overflow::Skip, 3000).await;
+        let fate = Box::pin(fate_of(v1::Overflow::Skip, 3000)).await;
         assert!(matches!(fate, Fate::Gap), "{fate:?}");
-        let fate = fate_of(v1::Overflow::Disconnect, 100).await;
+        let fate = Box::pin(fate_of(v1::Overflow::Disconnect, 100)).await;
         assert!(matches!(fate, Fate::Kept), "{fate:?}");
-    })
+    }))
     .await;
 }

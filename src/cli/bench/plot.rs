@@ -100,14 +100,7 @@ impl Across {
             Self::Nines => {
                 // 90 %, 99 %, 99.9 %: a digit behind the point for each nine after the second.
                 let percent = 100.0 * (1.0 - 10_f64.powf(-value));
-                let digits = if value > 2.0 { (value - 2.0).ceil() } else { 0.0 };
-                let digits = if digits > 2.5 {
-                    3
-                } else if digits > 1.5 {
-                    2
-                } else {
-                    usize::from(digits > 0.5)
-                };
+                let digits = (2_u32..7).filter(|nines| value > f64::from(*nines)).count();
                 format!("{percent:.digits$}%")
             }
         }
@@ -217,14 +210,18 @@ fn short(value: f64) -> String {
 }
 
 fn painted(paint: Paint, symbol: &str, colour: Color) -> String {
-    let colours: [(Color, fn(Paint, &str) -> String); 4] = [
-        (Color::Cyan, Paint::cyan),
-        (Color::Yellow, Paint::yellow),
-        (Color::Green, Paint::green),
-        (Color::Red, Paint::red),
-    ];
-    let known = colours.iter().find(|(known, _)| *known == colour);
-    known.map_or_else(|| symbol.to_owned(), |(_, with)| with(paint, symbol))
+    let with = if colour == Color::Cyan {
+        Paint::cyan
+    } else if colour == Color::Yellow {
+        Paint::yellow
+    } else if colour == Color::Green {
+        Paint::green
+    } else if colour == Color::Red {
+        Paint::red
+    } else {
+        return symbol.to_owned();
+    };
+    with(paint, symbol)
 }
 
 /// All charts below each other, as one SVG document.
@@ -309,7 +306,9 @@ mod tests {
 
     #[test]
     fn nines_are_labelled_as_percentiles() {
-        for (nines, label) in [(0.0, "0%"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%")] {
+        for (nines, label) in
+            [(0.0, "0%"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%"), (5.3, "99.9995%")]
+        {
             assert_eq!(Across::Nines.label(nines), label);
         }
         for (seconds, label) in [(0.0, "0s"), (2.5, "2.5s"), (5.0, "5s"), (12.5, "12s")] {
