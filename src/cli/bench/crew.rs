@@ -220,7 +220,7 @@ impl Crew {
             }
         };
         // A hub that does not answer any more keeps nobody.
-        let _ = timeout(LEAVE_TIMEOUT, everybody).await;
+        let _ = timeout(LEAVE_TIMEOUT, Box::pin(everybody)).await;
         fates
     }
 }

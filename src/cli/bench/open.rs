@@ -105,6 +105,12 @@ pub(crate) async fn measure(
     Ok((Some(measured), stop))
 }
 
+/// The counts of whole seconds: what came after the last one is no second.
+pub(crate) fn whole_seconds(measured: &Measured, duration: Duration) -> &[u64] {
+    let whole = usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).min(measured.per_second.len());
+    &measured.per_second[..whole]
+}
+
 fn begin(crew: &Crew, args: &OpenArgs) -> Schedule {
     let first = crew.publishers.first().map_or(0, |publisher| publisher.published());
     let schedule = Schedule::new(Instant::now(), first, u64::from(args.rate));

@@ -100,14 +100,7 @@ impl Across {
             Self::Nines => {
                 // 90 %, 99 %, 99.9 %: a digit behind the point for each nine after the second.
                 let percent = 100.0 * (1.0 - 10_f64.powf(-value));
-                let digits = if value > 2.0 { (value - 2.0).ceil() } else { 0.0 };
-                let digits = if digits > 2.5 {
-                    3
-                } else if digits > 1.5 {
-                    2
-                } else {
-                    usize::from(digits > 0.5)
-                };
+                let digits = (2_u32..7).filter(|nines| value > f64::from(*nines)).count();
                 format!("{percent:.digits$}%")
             }
         }
@@ -312,7 +305,9 @@ mod tests {
 
     #[test]
     fn nines_are_labelled_as_percentiles() {
-        for (nines, label) in [(0.0, "0%"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%")] {
+        for (nines, label) in
+            [(0.0, "0%"), (1.0, "90%"), (2.0, "99%"), (3.0, "99.9%"), (4.0, "99.99%"), (5.3, "99.9995%")]
+        {
             assert_eq!(Across::Nines.label(nines), label);
         }
         for (seconds, label) in [(0.0, "0s"), (2.5, "2.5s"), (5.0, "5s"), (12.5, "12s")] {

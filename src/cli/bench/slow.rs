@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::base::reason::EndReason;
 use crate::cli::bench::common::{CommonArgs, number, or_dash, show_latency};
 use crate::cli::bench::crew::{Crew, CrewArgs, Plan, parse_count};
-use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks};
+use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks, whole_seconds};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::{Run, Stop, per_delivery_us, with};
 use crate::cli::exit::{Exit, Failure};
@@ -205,8 +205,9 @@ fn tell(head: Value, args: &SlowArgs, both: &Both, output: &mut Output) -> Resul
     let name = |stalled: usize| format!("{stalled} stalled");
     let curves =
         rows.iter().map(|(stalled, measured)| Series::percentiles(&name(*stalled), &measured.latencies));
-    let counts =
-        rows.iter().map(|(stalled, measured)| Series::per_second(&name(*stalled), &measured.per_second));
+    let counts = rows.iter().map(|(stalled, measured)| {
+        Series::per_second(&name(*stalled), whole_seconds(measured, args.duration))
+    });
     let charts = [
         Chart {
             title: "Latency of the others by percentile, milliseconds".to_owned(),
