@@ -148,6 +148,16 @@ impl Crowd {
         self.go.cancel();
     }
 
+    /// A place among those who connect politely; none when all leave first.
+    async fn place(&self, leave: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = leave.cancelled() => None,
+            // Closed by nobody.
+            place = Arc::clone(&self.coming).acquire_owned() => place.ok(),
+        }
+    }
+
     fn since_begin(&self) -> Duration {
         self.begun_at.get().map(|begun_at| begun_at.elapsed()).unwrap_or_default()
     }
@@ -220,18 +230,18 @@ where
 {
     let mut follower = Follower::new(Rc::clone(&crowd), visitor);
     let (cut, leave) = (crowd.cut.clone(), crowd.leave.clone());
-    let coming = Arc::clone(&crowd.coming);
-    let first = tokio::select! {
-        first = async {
-            // Closed by nobody.
-            follower.place = coming.acquire_owned().await.ok();
-            follower.come(dial(), async { cut.cancelled().await }).await
-        } => first,
-        () = leave.cancelled() => Ok(None),
+    let Some(place) = crowd.place(&leave).await else { return };
+    follower.place = Some(place);
+    let cut_or_left = async {
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = leave.cancelled() => {}
+        }
     };
-    match first {
+    match follower.come(dial(), cut_or_left).await {
+        Ok(session) if leave.is_cancelled() => return log_out(session, &crowd).await,
         // The connection is dropped where it is.
-        Ok(gone) => drop(gone),
+        Ok(session) => drop(session),
         Err(fault) => {
             crowd.fail(fault);
             return follower.log_out_of_afar(dial()).await;
@@ -249,8 +259,7 @@ where
         let was_back = follower.is_back;
         let stayed = follower.come(dial(), async { leave.cancelled().await }).await;
         let error = match stayed {
-            Ok(Some(session)) => return log_out(session, &crowd).await,
-            Ok(None) => break,
+            Ok(session) => return log_out(session, &crowd).await,
             Err(error) => error,
         };
         failures = if follower.is_back && !was_back { 1 } else { failures + 1 };
@@ -297,7 +306,7 @@ impl Follower {
         &mut self,
         dial: impl Future<Output = Result<IO, LoadError>>,
         until: impl Future<Output = ()>,
-    ) -> Result<Option<Session<IO>>, LoadError> {
+    ) -> Result<Session<IO>, LoadError> {
         let Visitor { authority, user, client_name } = &self.visitor;
         let mut session = if self.must_log_in {
             let session = Session::log_in(dial.await?, authority, user, client_name).await?;
@@ -314,7 +323,7 @@ impl Follower {
         let request = v1::SubscribeRequest { subscriptions: vec![subscription] };
         let mut frames: Frames = session.subscribe(&request).await?;
         stay(&mut session, &mut frames, until, &mut |frame| self.hear(frame)).await?;
-        Ok(Some(session))
+        Ok(session)
     }
 
     /// What came, in its order.
@@ -419,6 +428,11 @@ impl Follower {
         if self.token.is_empty() {
             return;
         }
+        // All may leave at once: no second storm.
+        let _place = match self.place {
+            Some(place) => Some(place),
+            None => Arc::clone(&self.crowd.coming).acquire_owned().await.ok(),
+        };
         let opened = async { Session::over(dial.await?, &self.visitor.authority).await };
         match opened.await {
             Ok(mut session) => {

@@ -66,9 +66,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Kept<IO> {
         let name = format!("{}-stays", visitor.client_name);
         let mut session = Session::log_in(dial.await?, &visitor.authority, &visitor.user, &name).await?;
         let token = session.token().to_owned();
-        let mut stays = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
-        session.drive(stays.live(1)).await??;
-        Ok(Self { session, token, stays })
+        match follow(&mut session).await {
+            Ok(stays) => Ok(Self { session, token, stays }),
+            Err(error) => Err(leave_for(&mut session, error).await),
+        }
     }
 
     /// A visit over this connection.
@@ -103,8 +104,10 @@ async fn through<IO: AsyncRead + AsyncWrite + Unpin>(
     let answer: v1::LoginResponse = session.unary("SessionService/Login", &login).await?;
     session.act_as(&answer.token);
     let logged_in_at = Instant::now();
-    let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
-    session.drive(frames.live(1)).await??;
+    let frames = match follow(session).await {
+        Ok(frames) => frames,
+        Err(error) => return Err(leave_for(session, error).await),
+    };
     let live_at = Instant::now();
     let answer: v1::LogoutResponse = session.unary("SessionService/Logout", &v1::LogoutRequest {}).await?;
     if answer.streams_ended != 1 {
@@ -112,6 +115,23 @@ async fn through<IO: AsyncRead + AsyncWrite + Unpin>(
     }
     session.drive(logged_out(frames)).await??;
     Ok(Visit { login: logged_in_at - begun_at, stream: live_at - logged_in_at, logout: live_at.elapsed() })
+}
+
+/// Opens the session's stream; live when this returns.
+async fn follow<IO: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<IO>) -> Result<Frames, LoadError> {
+    let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
+    session.drive(frames.live(1)).await??;
+    Ok(frames)
+}
+
+/// Logs out a session that got no stream: it is not to stay until its lease ends. Gives the error back.
+async fn leave_for<IO: AsyncRead + AsyncWrite + Unpin>(
+    session: &mut Session<IO>,
+    error: LoadError,
+) -> LoadError {
+    // With the connection gone there is nobody to tell.
+    let _ = session.log_out().await;
+    error
 }
 
 /// The stream ends, and the reason it is told is the logout.

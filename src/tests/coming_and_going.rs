@@ -113,6 +113,36 @@ async fn a_crowd_that_was_cut_comes_back_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crowd_that_is_stopped_logs_out_whether_it_is_there_or_cut() {
+    for is_cut in [false, true] {
+        let house = Rc::new(RefCell::new(House::new()));
+        let stopped = async {
+            let crowd = Rc::new(Crowd::new(false));
+            let mut tasks = JoinSet::new();
+            for number in 0..20 {
+                let house = Rc::clone(&house);
+                let dial = move || ready(dial(&house));
+                tasks.spawn_local(follow(dial, visitor(number), Rc::clone(&crowd)));
+            }
+            crowd.until(|crowd| crowd.count().following == 20).await.unwrap();
+            if is_cut {
+                crowd.cut.cancel();
+                crowd.until(|crowd| crowd.count().cut == 20).await.unwrap();
+            }
+            crowd.leave.cancel();
+            tasks.join_all().await;
+            crowd.told.take().left
+        };
+        assert_eq!(LocalSet::new().run_until(stopped).await, 0);
+        settle().await;
+        assert_eq!(holds(&house), (0, 0, 0));
+        let dialled = if is_cut { 40 } else { 20 };
+        assert_eq!(house.borrow().core.facts().logins, 20);
+        assert_eq!(house.borrow().dialled(), dialled, "who is there needs no other connection");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_hub_no_longer_has_is_told_by_a_gap_and_not_lost() {
     // A tail of some ten events.
     let house = Rc::new(RefCell::new(House::with(|limits, _| {

@@ -83,6 +83,11 @@ impl House {
         (ours, tap)
     }
 
+    /// Connections made so far.
+    pub(super) fn dialled(&self) -> u32 {
+        self.dialled
+    }
+
     /// A connection of the library.
     pub(super) async fn client(&mut self) -> (Client, Tap) {
         let (io, tap) = self.dial(None, 256 * 1024);

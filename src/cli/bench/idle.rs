@@ -92,8 +92,9 @@ pub(crate) async fn run(args: IdleArgs, output: &mut Output) -> Result<Exit, Fai
     let mut interrupt = Interrupt::new()?;
     let ground = Ground::find(&args.common, args.connections, output).await?;
     let warm_up = Guests::come(&ground, WARM_UP_CLIENTS.min(args.connections));
-    warm_up.all_here(&args, WARM_UP_CLIENTS.min(args.connections)).await?;
+    let warm = warm_up.all_here(&args, WARM_UP_CLIENTS.min(args.connections)).await;
     warm_up.left().await;
+    warm?;
     let mut measured = Measured::default();
     if watched(settle(), || "warm; waiting".to_owned(), &mut interrupt, output).await.is_some() {
         measured.before = ground.meter.read().await?;
