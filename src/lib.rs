@@ -19,7 +19,7 @@
 //! | [`bus`] | what carries a published event to the hub | [`bus::Bus`] |
 //! | [`server`] | one file per step in the order a packet meets it | [`server::connection`] |
 //! | [`client`] | the library behind the commands; sees nothing of the server | [`client::Pipeline`], [`client::Session`] |
-//! | [`load`] | load on a running hub and what it measures; sees nothing of the server | [`load::client`] |
+//! | [`load`] | load on a running hub and what it measures; sees nothing of the server | [`load::publisher`] |
 //! | [`daemon`] | the process: listeners, reaper, monitor, signals, systemd, stopping | [`daemon::run`] |
 //! | [`cli`] | the commands | [`cli::main`] |
 //!

@@ -1,4 +1,4 @@
-//! The load on Streamward: one connection and one session per subscriber.
+//! What the comparison with other servers says over gRPC: a subscriber that stays, a publisher, the encoded publish.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::load::error::LoadError;
 use crate::load::framing::framed;
-use crate::load::message::{Checker, Item, TOPIC, Template, payload};
+use crate::load::message::{Item, TOPIC, Template, payload};
 use crate::load::progress::Progress;
 use crate::load::session::{Frames, Session, dial};
 use crate::wire::v1;
@@ -66,32 +66,6 @@ pub fn template(payload_bytes: usize) -> Result<Template, LoadError> {
     };
     let frame = v1::ClientFrame { kind: Some(v1::client_frame::Kind::Publish(publish)) };
     Template::new(framed(&frame.encode_to_vec())?, payload_bytes, 0)
-}
-
-/// The encoded logout.
-pub fn logout() -> Result<Vec<u8>, LoadError> {
-    let frame = v1::ClientFrame { kind: Some(v1::client_frame::Kind::Logout(v1::Logout {})) };
-    framed(&frame.encode_to_vec())
-}
-
-/// Receives for ever; a fault ends it and is told.
-pub async fn follow(subscriber: Subscriber, index: usize, payload_bytes: usize, progress: Rc<Progress>) {
-    let Subscriber { mut session, mut frames } = subscriber;
-    let received = session.drive(async {
-        let mut checker = Checker::new(payload_bytes);
-        loop {
-            let mut sink = |item: Item<'_>| match item {
-                Item::Payload(payload) => checker.accept(payload),
-                Item::Ready | Item::Ping | Item::Receipt => Ok(()),
-            };
-            if let Err(error) = frames.read(&mut sink).await {
-                return error;
-            }
-            progress.advance(index, checker.next);
-        }
-    });
-    let fault = received.await.unwrap_or_else(|error| error);
-    progress.fail(format!("subscriber {index}: {fault}"));
 }
 
 /// Counts receipts for ever; a fault ends it and is told.
