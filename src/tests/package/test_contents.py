@@ -28,7 +28,11 @@ FIXED = {
 @pytest.fixture(scope="module")
 def commands(unpacked):
     """The program's commands, from its own help."""
-    help_text = run(unpacked / "usr/bin/streamward", "--help")
+    return listed_commands(unpacked)
+
+
+def listed_commands(unpacked, *words):
+    help_text = run(unpacked / "usr/bin/streamward", *words, "--help")
     listed = help_text.split("Commands:\n")[1].split("\n\n")[0]
     return [line.split()[0] for line in listed.splitlines() if not line.startswith("   ")]
 
@@ -41,6 +45,7 @@ def paths(unpacked, below=""):
 def test_every_file_has_its_place_mode_and_owner_and_there_is_no_other(package, unpacked, commands):
     pages = ["streamward"] + [f"streamward-{command}" for command in commands if command != "help"]
     assert len(pages) > 10
+    pages += [f"streamward-bench-{work}" for work in listed_commands(unpacked, "bench") if work != "help"]
     wanted = FIXED | {f"usr/share/man/man1/{page}.1.gz": 0o644 for page in pages}
     found = paths(unpacked)
     assert sorted(name for name, path in found.items() if not path.is_dir()) == sorted(wanted)
