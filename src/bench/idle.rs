@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::kind::Kind;
-use crate::report::{IDLE_CPU_US, Metric, Outcome, RSS_MIB, Sample, THREADS, WAKEUPS};
+use crate::report::{IDLE_CPU_US, Metric, Outcome, RSS_MIB, THREADS, WAKEUPS};
 use crate::servers::{self, Program};
+use crate::turns::take_turns;
 use crate::{BenchError, Common, procfs};
 
 /// What belongs to starting is over after this.
@@ -26,16 +27,10 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, BenchError> {
     let what = format!("Idle servers, over {} s", options.seconds);
     let mut outcome = Outcome::new("idle-wakeups", what, &[&WAKEUPS, &IDLE_CPU_US], Box::new(io::stderr()));
-    for round in 0..common.rounds(1) {
-        for program in common.programs(&Kind::ALL) {
-            match look(&program, options, common).await {
-                Ok(numbers) => {
-                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
-                }
-                Err(error) => outcome.void(program.kind, round, &error)?,
-            }
-        }
-    }
+    take_turns(&mut outcome, &common.programs(&Kind::ALL), common.rounds(1), async |program: &Program| {
+        look(program, options, common).await
+    })
+    .await?;
     Ok(outcome)
 }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::kind::Kind;
-use crate::report::{Outcome, P50_US, P99_US, P999_US, Sample};
+use crate::report::{Metric, Outcome, P50_US, P99_US, P999_US};
+use crate::servers::Program;
+use crate::turns::take_turns;
 use crate::{BenchError, Common, fanout, room};
 
 const PEERS: [Kind; 2] = [Kind::NatsServer, Kind::Mosquitto];
@@ -38,33 +40,30 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
         Some(rate) => rate,
         None => (capacity(options, common).await? / 2).max(1),
     };
-    let Options { subscribers, payload_bytes, seconds, .. } = options;
+    let Options { subscribers, payload_bytes, .. } = options;
     let what = format!(
         "Delivery latency at {rate} messages a second to {subscribers} subscribers, {payload_bytes}-byte payloads"
     );
     let mut outcome = Outcome::new("latency", what, &[&P50_US, &P99_US, &P999_US], Box::new(io::stderr()));
-    for round in 0..common.rounds(5) {
-        for program in common.programs(&SERVERS) {
-            let late = async {
-                let mut room = room::open(&program, *subscribers, *payload_bytes, common).await?;
-                room::open_loop(&mut room, rate, WARM_UP).await?;
-                let late = room::open_loop(&mut room, rate, Duration::from_secs(*seconds)).await?;
-                room::close(room).await?;
-                Ok(late)
-            };
-            match late.await {
-                Ok(late) => {
-                    let numbers = [(&P50_US, 0.5), (&P99_US, 0.99), (&P999_US, 0.999)];
-                    let numbers = numbers
-                        .map(|(metric, share)| (metric, late.quantile(share).as_secs_f64() * 1e6))
-                        .to_vec();
-                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
-                }
-                Err(error) => outcome.void(program.kind, round, &error)?,
-            }
-        }
-    }
+    take_turns(&mut outcome, &common.programs(&SERVERS), common.rounds(5), async |program: &Program| {
+        look(program, rate, options, common).await
+    })
+    .await?;
     Ok(outcome)
+}
+
+async fn look(
+    program: &Program,
+    rate: u64,
+    options: &Options,
+    common: &Common,
+) -> Result<Vec<(&'static Metric, f64)>, BenchError> {
+    let mut room = room::open(program, options.subscribers, options.payload_bytes, common).await?;
+    room::open_loop(&mut room, rate, WARM_UP).await?;
+    let late = room::open_loop(&mut room, rate, Duration::from_secs(options.seconds)).await?;
+    room::close(room).await?;
+    let numbers = [(&P50_US, 0.5), (&P99_US, 0.99), (&P999_US, 0.999)];
+    Ok(numbers.map(|(metric, share)| (metric, late.quantile(share).as_secs_f64() * 1e6)).to_vec())
 }
 
 /// Messages a second that the slower peer delivers to everyone.

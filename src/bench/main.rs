@@ -22,6 +22,7 @@ mod round_trip;
 mod servers;
 mod stalled;
 mod start;
+mod turns;
 
 use std::error::Error;
 use std::io::{self, Write as _};

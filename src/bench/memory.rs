@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::kind::Kind;
-use crate::report::{CONNECTION_KIB, FULL_MIB, HEAP_MIB, LEFT, LEFT_DESCRIPTORS, Metric, Outcome, Sample};
+use crate::report::{CONNECTION_KIB, FULL_MIB, HEAP_MIB, LEFT, LEFT_DESCRIPTORS, Metric, Outcome};
 use crate::room::{self, Room, Subscriber};
 use crate::servers::Program;
+use crate::turns::take_turns;
 use crate::{BenchError, Common, lines, procfs};
 
 const KIB: f64 = 1024.0;
@@ -55,16 +56,10 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
     );
     let mut outcome =
         Outcome::new("memory", what, &[&CONNECTION_KIB, &FULL_MIB, &LEFT], Box::new(io::stderr()));
-    for round in 0..common.rounds(1) {
-        for program in common.programs(&Kind::ALL) {
-            match look(&program, options, common).await {
-                Ok(numbers) => {
-                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
-                }
-                Err(error) => outcome.void(program.kind, round, &error)?,
-            }
-        }
-    }
+    take_turns(&mut outcome, &common.programs(&Kind::ALL), common.rounds(1), async |program: &Program| {
+        look(program, options, common).await
+    })
+    .await?;
     Ok(outcome)
 }
 

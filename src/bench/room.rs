@@ -69,6 +69,34 @@ pub(crate) struct Took {
     pub(crate) wall_ns: u64,
 }
 
+/// The clocks of a server, of the load and of the wall when something began.
+pub(crate) struct Clocks {
+    pid: u32,
+    server_ns: u64,
+    load_ns: u64,
+    pub(crate) started: Instant,
+}
+
+impl Clocks {
+    /// Now.
+    pub(crate) fn of(server: &Server) -> Result<Self, BenchError> {
+        let pid = server.pid();
+        let (server_ns, load_ns) = (procfs::cpu_ns(pid)?, procfs::cpu_ns(std::process::id())?);
+        Ok(Self { pid, server_ns, load_ns, started: Instant::now() })
+    }
+
+    /// What `count` messages took since.
+    pub(crate) fn took(&self, count: u64) -> Result<Took, BenchError> {
+        let wall_ns = u64::try_from(self.started.elapsed().as_nanos())?.max(1);
+        Ok(Took {
+            count,
+            server_ns: procfs::cpu_ns(self.pid)? - self.server_ns,
+            load_ns: procfs::cpu_ns(std::process::id())? - self.load_ns,
+            wall_ns,
+        })
+    }
+}
+
 impl Took {
     /// Messages a second.
     pub(crate) fn per_second(&self) -> u64 {
@@ -137,9 +165,7 @@ pub(crate) async fn close(room: Room) -> Result<(), BenchError> {
 
 /// Publishes `count` messages with at most `window` in flight; returns when all of them are everywhere.
 pub(crate) async fn closed_loop(room: &mut Room, count: u64, window: u64) -> Result<Took, BenchError> {
-    let pid = room.server.pid();
-    let (server_before, load_before) = (procfs::cpu_ns(pid)?, procfs::cpu_ns(std::process::id())?);
-    let started = Instant::now();
+    let clocks = Clocks::of(&room.server)?;
     let end = room.published + count;
     while !is_everywhere(room, end) {
         let next = room.published;
@@ -152,13 +178,7 @@ pub(crate) async fn closed_loop(room: &mut Room, count: u64, window: u64) -> Res
         }
         room.progress.changed().await?;
     }
-    let wall_ns = nanoseconds(started.elapsed())?.max(1);
-    Ok(Took {
-        count,
-        server_ns: procfs::cpu_ns(pid)? - server_before,
-        load_ns: procfs::cpu_ns(std::process::id())? - load_before,
-        wall_ns,
-    })
+    clocks.took(count)
 }
 
 /// Publishes at this rate, whatever the server does, and returns how long after the intended moment each delivery came.
@@ -223,8 +243,4 @@ async fn publish(room: &mut Room, end: u64) -> Result<(), BenchError> {
         To::Grpc(send) => send.send_data(take(&mut publisher.buffer).into(), false)?,
     }
     Ok(())
-}
-
-pub(crate) fn nanoseconds(duration: Duration) -> Result<u64, BenchError> {
-    Ok(u64::try_from(duration.as_nanos())?)
 }

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::kind::Kind;
 use crate::report::{CPU_US, LOAD_US, Outcome, Sample, WALL_US};
-use crate::room::{self, Took};
+use crate::room::{self, Clocks, Took};
 use crate::servers::{self, Program};
-use crate::{BenchError, Common, procfs};
+use crate::{BenchError, Common};
 
 const SERVERS: [Kind; 4] = [Kind::Streamward, Kind::PlainTonic, Kind::GrpcJs, Kind::Grpcio];
 const UNARY: &str = "unary";
@@ -70,23 +70,16 @@ async fn unary(program: &Program, options: &Options, common: &Common) -> Result<
         payload: payload(0, options.payload_bytes).into(),
         ..Default::default()
     };
-    let pid = server.pid();
     let mut took = Took { count: 0, server_ns: 0, load_ns: 0, wall_ns: 0 };
     for is_warm in [false, true] {
-        let (server_before, load_before) = (procfs::cpu_ns(pid)?, procfs::cpu_ns(std::process::id())?);
-        let (started, mut count) = (Instant::now(), 0);
-        while started.elapsed() < span(options, is_warm) {
+        let (clocks, mut count) = (Clocks::of(&server)?, 0);
+        while clocks.started.elapsed() < span(options, is_warm) {
             for _ in 0..BATCH {
                 let _: PublishResponse = session.unary("MessageService/Publish", &publish).await?;
             }
             count += BATCH;
         }
-        took = Took {
-            count,
-            server_ns: procfs::cpu_ns(pid)? - server_before,
-            load_ns: procfs::cpu_ns(std::process::id())? - load_before,
-            wall_ns: room::nanoseconds(started.elapsed())?,
-        };
+        took = clocks.took(count)?;
     }
     servers::stop(server).await?;
     Ok(took)

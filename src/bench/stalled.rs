@@ -4,9 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::kind::Kind;
-use crate::report::{Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US, Sample};
+use crate::report::{Metric, Outcome, P99_BEFORE_US, P99_RATIO, P99_WITH_US};
 use crate::room::{self, Room};
 use crate::servers::Program;
+use crate::turns::take_turns;
 use crate::{BenchError, Common, fanout};
 
 /// Published once the reader has stopped: more than the buffers of two kernels hold.
@@ -40,23 +41,19 @@ pub(crate) async fn run(options: &Options, common: &Common) -> Result<Outcome, B
     );
     let mut outcome =
         Outcome::new("stalled", what, &[&P99_RATIO, &P99_BEFORE_US, &P99_WITH_US], Box::new(io::stderr()));
-    for round in 0..common.rounds(5) {
-        for program in common.programs(&Kind::ALL) {
-            match look(&program, options, common).await {
-                Ok((before, with)) => {
-                    let numbers =
-                        vec![(&P99_RATIO, with / before), (&P99_BEFORE_US, before), (&P99_WITH_US, with)];
-                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
-                }
-                Err(error) => outcome.void(program.kind, round, &error)?,
-            }
-        }
-    }
+    take_turns(&mut outcome, &common.programs(&Kind::ALL), common.rounds(5), async |program: &Program| {
+        look(program, options, common).await
+    })
+    .await?;
     Ok(outcome)
 }
 
-/// The p99 of the readers, in microseconds: before one more stops, and after it.
-async fn look(program: &Program, options: &Options, common: &Common) -> Result<(f64, f64), BenchError> {
+/// The p99 of the readers: before one more stops, and after it.
+async fn look(
+    program: &Program,
+    options: &Options,
+    common: &Common,
+) -> Result<Vec<(&'static Metric, f64)>, BenchError> {
     let mut room = room::open(program, options.subscribers, options.payload_bytes, common).await?;
     let took = fanout::measure(&mut room, BACKLOG_WINDOW, CAPACITY_CPU_MS).await?;
     let rate = (took.per_second() / 2).clamp(1, options.rate_max.max(1));
@@ -68,7 +65,7 @@ async fn look(program: &Program, options: &Options, common: &Common) -> Result<(
     let with = p99_us(&mut room, rate, options).await?;
     drop(stalled);
     room::close(room).await?;
-    Ok((before, with))
+    Ok(vec![(&P99_RATIO, with / before), (&P99_BEFORE_US, before), (&P99_WITH_US, with)])
 }
 
 async fn p99_us(room: &mut Room, rate: u64, options: &Options) -> Result<f64, BenchError> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::kind::Kind;
-use crate::report::{FILE_MIB, Outcome, RSS_MIB, START_MS, Sample};
+use crate::report::{FILE_MIB, Outcome, RSS_MIB, START_MS};
 use crate::servers::{self, Program};
+use crate::turns::take_turns;
 use crate::{BenchError, Common, procfs, room};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -27,16 +28,10 @@ pub(crate) async fn run(_: &Options, common: &Common) -> Result<Outcome, BenchEr
                 or a shared library: without what it loads)";
     let mut outcome =
         Outcome::new("start", what.to_owned(), &[&START_MS, &RSS_MIB, &FILE_MIB], Box::new(io::stderr()));
-    for round in 0..common.rounds(5) {
-        for program in common.programs(&Kind::ALL) {
-            match look(&program, common).await {
-                Ok(numbers) => {
-                    outcome.push(Sample { case: String::new(), server: program.kind, round, numbers })?;
-                }
-                Err(error) => outcome.void(program.kind, round, &error)?,
-            }
-        }
-    }
+    take_turns(&mut outcome, &common.programs(&Kind::ALL), common.rounds(5), async |program: &Program| {
+        look(program, common).await
+    })
+    .await?;
     Ok(outcome)
 }
 

@@ -35,18 +35,10 @@ async fn log_in(addr: SocketAddr, user: &str) -> Result<Session<TcpStream>, Load
     Session::log_in(dial(addr).await?, &addr.to_string(), user, "").await
 }
 
-/// Follows the topic from now on.
-pub(crate) fn subscribe_request(overflow: v1::Overflow) -> v1::SubscribeRequest {
-    let subscription =
-        v1::Subscription { topic: TOPIC.to_owned(), overflow: overflow.into(), ..Default::default() };
-    v1::SubscribeRequest { subscriptions: vec![subscription] }
-}
-
 /// Opens a session with one subscription that is live.
 pub async fn subscriber(addr: SocketAddr, user: &str) -> Result<Subscriber, LoadError> {
     let mut session = log_in(addr, user).await?;
-    let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
-    session.drive(frames.live(1)).await??;
+    let (frames, _) = session.follow(v1::Overflow::Disconnect).await?;
     Ok(Subscriber { session, frames })
 }
 

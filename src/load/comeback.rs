@@ -21,7 +21,7 @@ use crate::load::latencies::Latencies;
 use crate::load::message::{NUMBER_BYTES, TOPIC};
 use crate::load::session::{Frames, Session};
 use crate::load::teller::publish;
-use crate::load::visit::{Visitor, closed};
+use crate::load::visit::Visitor;
 use crate::runtime::backoff::Backoff;
 use crate::wire::v1;
 use crate::wire::v1::notice::Kind;
@@ -272,12 +272,8 @@ where
     follower.log_out_of_afar(dial()).await;
 }
 
-async fn log_out<IO: AsyncRead + AsyncWrite + Unpin>(mut session: Session<IO>, crowd: &Crowd) {
-    let left = match session.log_out().await {
-        Ok(()) => closed(session).await,
-        Err(error) => Err(error),
-    };
-    if left.is_err() {
+async fn log_out<IO: AsyncRead + AsyncWrite + Unpin>(session: Session<IO>, crowd: &Crowd) {
+    if session.leave(()).await.is_err() {
         crowd.tell(|told| told.left += 1);
     }
 }

@@ -6,10 +6,9 @@ use std::pin::pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
-use crate::load::client::subscribe_request;
 use crate::load::error::LoadError;
 use crate::load::session::{Frames, Session};
-use crate::load::visit::{Visitor, closed};
+use crate::load::visit::Visitor;
 use crate::wire::v1;
 
 /// A session with a stream that is live.
@@ -34,9 +33,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guest<IO> {
     ) -> Result<Self, LoadError> {
         let Visitor { authority, user, client_name } = visitor;
         let mut session = Session::log_in(dial.await?, authority, user, client_name).await?;
-        let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
-        let epoch = session.drive(frames.live(1)).await??;
-        Ok(Self { session, frames, epoch })
+        match session.follow(v1::Overflow::Disconnect).await {
+            Ok((frames, epoch)) => Ok(Self { session, frames, epoch }),
+            Err(error) => Err(session.leave_for(error).await),
+        }
     }
 
     /// Stays, with signs of life, until `leave`; what comes meanwhile is not looked at.
@@ -45,10 +45,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guest<IO> {
     }
 
     /// Logs out; the server closes the connection.
-    pub async fn leave(mut self) -> Result<(), LoadError> {
-        self.session.log_out().await?;
-        drop(self.frames);
-        closed(self.session).await
+    pub async fn leave(self) -> Result<(), LoadError> {
+        self.session.leave(self.frames).await
     }
 }
 

@@ -13,7 +13,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::load::arrivals::Arrivals;
-use crate::load::client::subscribe_request;
 use crate::load::error::LoadError;
 use crate::load::message::{Checks, Item};
 use crate::load::session::{Frames, Session};
@@ -115,8 +114,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Line<IO> {
     async fn subscribe(&mut self, caller: &Caller, subscribers: Range<usize>) -> Result<String, LoadError> {
         let mut epoch = String::new();
         for index in subscribers {
-            let mut frames = self.session.subscribe(&subscribe_request(caller.overflow)).await?;
-            epoch = self.session.drive(frames.live(1)).await??;
+            let (frames, of_hub) = self.session.follow(caller.overflow).await?;
+            epoch = of_hub;
             let checks = Checks::new(caller.publishers, caller.payload_bytes);
             self.subscribers.push(Subscriber { index, frames, checks });
         }

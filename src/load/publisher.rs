@@ -83,8 +83,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Publisher<IO> {
     ) -> Result<Self, LoadError> {
         let io = dial.await?;
         let mut session = Session::log_in(io, &caller.authority, &caller.user, &caller.client_name).await?;
-        let (response, send) = session.call("MessageService/Connect").await?;
-        let frames = Frames::of(session.drive(response).await??)?;
+        let (send, frames) = session.connect().await?;
         let template = template(caller.payload_bytes)?;
         let outbox = Outbox { send, template, publisher, published: 0 };
         Ok(Self { session, outbox, frames, receipts: 0 })

@@ -1,6 +1,6 @@
 //! One connection with one session on it, and the calls it makes: HTTP/2 by h2 alone.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::client::ClientError;
 use crate::load::error::LoadError;
 use crate::load::framing::{Deframer, framed, server_frame};
-use crate::load::message::Item;
+use crate::load::message::{Item, TOPIC};
 use crate::wire::v1;
 
 /// Wide enough that the windows never hold the server up.
@@ -69,17 +69,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     /// Logs in over a connection that nothing was said on yet.
     pub async fn log_in(io: IO, authority: &str, user: &str, client_name: &str) -> Result<Self, LoadError> {
         let mut session = Self::over(io, authority).await?;
+        session.enter(user, client_name).await?;
+        Ok(session)
+    }
+
+    /// Logs in over this connection; from here on calls are made in the new session's name.
+    pub async fn enter(&mut self, user: &str, client_name: &str) -> Result<(), LoadError> {
         let login = v1::LoginRequest {
             user: user.to_owned(),
             client_name: client_name.to_owned(),
             ..Default::default()
         };
-        let response: v1::LoginResponse = session.unary("SessionService/Login", &login).await?;
-        session.token = response.token;
+        let response: v1::LoginResponse = self.unary("SessionService/Login", &login).await?;
+        self.token = response.token;
         let told = response.policy.and_then(|policy| policy.heartbeat_interval);
         let told = told.and_then(|interval| Duration::try_from(interval).ok());
-        session.heartbeat_interval = told.filter(|told| !told.is_zero()).unwrap_or(HEARTBEAT_INTERVAL);
-        Ok(session)
+        self.heartbeat_interval = told.filter(|told| !told.is_zero()).unwrap_or(HEARTBEAT_INTERVAL);
+        Ok(())
     }
 
     /// The secret that other connections may use to act in this session's name.
@@ -135,8 +141,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     pub async fn subscribe(&mut self, request: &v1::SubscribeRequest) -> Result<Frames, LoadError> {
         let (response, mut send) = self.call("MessageService/Subscribe").await?;
         send.send_data(framed(&request.encode_to_vec())?.into(), true)?;
-        let response = self.drive(response).await??;
-        Ok(Frames { body: accepted(response)?, deframer: Deframer::default() })
+        Frames::of(self.drive(response).await??)
+    }
+
+    /// Follows the topic from now on: the stream, live, and the epoch of the hub's order.
+    pub async fn follow(&mut self, overflow: v1::Overflow) -> Result<(Frames, String), LoadError> {
+        let subscription =
+            v1::Subscription { topic: TOPIC.to_owned(), overflow: overflow.into(), ..Default::default() };
+        let mut frames = self.subscribe(&v1::SubscribeRequest { subscriptions: vec![subscription] }).await?;
+        let epoch = self.drive(frames.live()).await??;
+        Ok((frames, epoch))
+    }
+
+    /// Opens a message stream to publish on.
+    pub async fn connect(&mut self) -> Result<(SendStream<Bytes>, Frames), LoadError> {
+        let (response, send) = self.call("MessageService/Connect").await?;
+        Ok((send, Frames::of(self.drive(response).await??)?))
     }
 
     /// A sign of life, which the caller drives: the connection may be busy with other things. It borrows nothing.
@@ -150,6 +170,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Session<IO> {
     /// Ends the session and its streams on the server.
     pub async fn log_out(&mut self) -> Result<(), LoadError> {
         self.unary("SessionService/Logout", &v1::LogoutRequest {}).await.map(|_: v1::LogoutResponse| ())
+    }
+
+    /// Logs out a session that got no stream: it is not to stay until its lease ends. Gives the error back.
+    pub(crate) async fn leave_for(&mut self, error: LoadError) -> LoadError {
+        // With the connection gone there is nobody to tell.
+        let _ = self.log_out().await;
+        error
+    }
+
+    /// Logs out, lets go of `streams`, and waits until the server has closed the connection.
+    pub(crate) async fn leave<T>(mut self, streams: T) -> Result<(), LoadError> {
+        self.log_out().await?;
+        drop(streams);
+        self.closed().await
+    }
+
+    /// The server closes a connection that carries nothing any more.
+    pub(crate) async fn closed(mut self) -> Result<(), LoadError> {
+        match self.drive(pending::<()>()).await {
+            Ok(()) | Err(LoadError::Closed) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Does `work` while the connection moves.
@@ -219,28 +261,16 @@ impl Frames {
         Ok(frames)
     }
 
-    /// Reads up to the word that so many subscriptions are live, and returns the epoch of the hub's order.
-    pub async fn live(&mut self, subscriptions: usize) -> Result<String, LoadError> {
-        let (mut live, mut epoch) = (0, String::new());
-        while live < subscriptions {
-            let Some(chunk) = self.body.data().await else {
-                return Err(status(self.body.trailers().await?.as_ref()));
-            };
-            let chunk = chunk?;
-            self.body.flow_control().release_capacity(chunk.len())?;
-            self.deframer.feed(&chunk, &mut |frame| {
-                let frame = v1::ServerFrame::decode(frame);
-                let frame = frame.map_err(|_| LoadError::Malformed("a frame of another kind"))?;
-                for notice in frame.notices {
-                    if let Some(v1::notice::Kind::Subscribed(subscribed)) = notice.kind {
-                        live += 1;
-                        epoch = subscribed.position.unwrap_or_default().epoch;
-                    }
+    /// Reads up to the word that the subscription is live, and returns the epoch of the hub's order.
+    async fn live(&mut self) -> Result<String, LoadError> {
+        loop {
+            let notices = self.next().await?.into_iter().flat_map(|frame| frame.notices);
+            for notice in notices {
+                if let Some(v1::notice::Kind::Subscribed(subscribed)) = notice.kind {
+                    return Ok(subscribed.position.unwrap_or_default().epoch);
                 }
-                Ok(())
-            })?;
+            }
         }
-        Ok(epoch)
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::load::client::template;
 use crate::load::error::LoadError;
 use crate::load::session::{Frames, Session};
-use crate::load::visit::{Visitor, closed};
+use crate::load::visit::Visitor;
 
 /// Bytes of a payload.
 const PAYLOAD_BYTES: usize = 100;
@@ -29,8 +29,7 @@ pub async fn publish<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), LoadError> {
     let Visitor { authority, user, client_name } = visitor;
     let mut session = Session::log_in(dial.await?, authority, user, client_name).await?;
-    let (response, mut send) = session.call("MessageService/Connect").await?;
-    let mut frames = Frames::of(session.drive(response).await??)?;
+    let (mut send, mut frames) = session.connect().await?;
     let (template, mut sent) = (template(PAYLOAD_BYTES)?, 0);
     let told = session.drive(async {
         let mut ticks = interval(period);
@@ -57,9 +56,7 @@ pub async fn publish<IO: AsyncRead + AsyncWrite + Unpin>(
         })
     });
     told.await??;
-    session.log_out().await?;
-    drop((send, frames));
-    closed(session).await
+    session.leave((send, frames)).await
 }
 
 /// Counts the receipts that come next.

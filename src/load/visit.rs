@@ -1,13 +1,12 @@
 //! One visit of one client: log in, follow a topic, log out, and see that all of it ended as it must.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::base::reason::EndReason;
-use crate::load::client::subscribe_request;
 use crate::load::error::LoadError;
 use crate::load::session::{Frames, Session};
 use crate::wire::v1;
@@ -44,7 +43,7 @@ pub async fn alone<IO: AsyncRead + AsyncWrite + Unpin>(
     let mut session = Session::over(dial.await?, &visitor.authority).await?;
     let mut visit = through(&mut session, visitor, begun_at).await?;
     let answered_at = Instant::now();
-    closed(session).await?;
+    session.closed().await?;
     visit.logout += answered_at.elapsed();
     Ok(visit)
 }
@@ -66,9 +65,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Kept<IO> {
         let name = format!("{}-stays", visitor.client_name);
         let mut session = Session::log_in(dial.await?, &visitor.authority, &visitor.user, &name).await?;
         let token = session.token().to_owned();
-        match follow(&mut session).await {
-            Ok(stays) => Ok(Self { session, token, stays }),
-            Err(error) => Err(leave_for(&mut session, error).await),
+        match session.follow(v1::Overflow::Disconnect).await {
+            Ok((stays, _)) => Ok(Self { session, token, stays }),
+            Err(error) => Err(session.leave_for(error).await),
         }
     }
 
@@ -83,10 +82,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Kept<IO> {
     }
 
     /// Logs out the session that stayed; the server closes the connection.
-    pub async fn leave(mut self) -> Result<(), LoadError> {
-        self.session.log_out().await?;
-        drop(self.stays);
-        closed(self.session).await
+    pub async fn leave(self) -> Result<(), LoadError> {
+        self.session.leave(self.stays).await
     }
 }
 
@@ -96,17 +93,11 @@ async fn through<IO: AsyncRead + AsyncWrite + Unpin>(
     visitor: &Visitor,
     begun_at: Instant,
 ) -> Result<Visit, LoadError> {
-    let login = v1::LoginRequest {
-        user: visitor.user.clone(),
-        client_name: visitor.client_name.clone(),
-        ..Default::default()
-    };
-    let answer: v1::LoginResponse = session.unary("SessionService/Login", &login).await?;
-    session.act_as(&answer.token);
+    session.enter(&visitor.user, &visitor.client_name).await?;
     let logged_in_at = Instant::now();
-    let frames = match follow(session).await {
-        Ok(frames) => frames,
-        Err(error) => return Err(leave_for(session, error).await),
+    let frames = match session.follow(v1::Overflow::Disconnect).await {
+        Ok((frames, _)) => frames,
+        Err(error) => return Err(session.leave_for(error).await),
     };
     let live_at = Instant::now();
     let answer: v1::LogoutResponse = session.unary("SessionService/Logout", &v1::LogoutRequest {}).await?;
@@ -115,23 +106,6 @@ async fn through<IO: AsyncRead + AsyncWrite + Unpin>(
     }
     session.drive(logged_out(frames)).await??;
     Ok(Visit { login: logged_in_at - begun_at, stream: live_at - logged_in_at, logout: live_at.elapsed() })
-}
-
-/// Opens the session's stream; live when this returns.
-async fn follow<IO: AsyncRead + AsyncWrite + Unpin>(session: &mut Session<IO>) -> Result<Frames, LoadError> {
-    let mut frames = session.subscribe(&subscribe_request(v1::Overflow::Disconnect)).await?;
-    session.drive(frames.live(1)).await??;
-    Ok(frames)
-}
-
-/// Logs out a session that got no stream: it is not to stay until its lease ends. Gives the error back.
-async fn leave_for<IO: AsyncRead + AsyncWrite + Unpin>(
-    session: &mut Session<IO>,
-    error: LoadError,
-) -> LoadError {
-    // With the connection gone there is nobody to tell.
-    let _ = session.log_out().await;
-    error
 }
 
 /// The stream ends, and the reason it is told is the logout.
@@ -148,15 +122,5 @@ async fn logged_out(mut frames: Frames) -> Result<(), LoadError> {
             }
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// The server closes a connection that carries nothing any more.
-pub(crate) async fn closed<IO: AsyncRead + AsyncWrite + Unpin>(
-    mut session: Session<IO>,
-) -> Result<(), LoadError> {
-    match session.drive(pending::<()>()).await {
-        Ok(()) | Err(LoadError::Closed) => Ok(()),
-        Err(error) => Err(error),
     }
 }

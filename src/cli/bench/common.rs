@@ -188,6 +188,12 @@ pub(crate) fn bar(done: u64, all: u64) -> String {
     format!("[{}{}] {:>3}%", "#".repeat(full), " ".repeat(CELLS - full), done * 100 / all)
 }
 
+/// The same for a time.
+pub(crate) fn time_bar(done: Duration, all: Duration) -> String {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    bar(millis(done), millis(all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

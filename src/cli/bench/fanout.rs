@@ -8,10 +8,10 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cli::bench::common::{CommonArgs, bar, number, or_dash};
+use crate::cli::bench::common::{CommonArgs, bar, number, or_dash, time_bar};
 use crate::cli::bench::crew::{Crew, CrewArgs, Plan, parse_count};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
-use crate::cli::bench::run::{Cost, Run, Stop, faulty, per_delivery_us, with};
+use crate::cli::bench::run::{Cost, Run, Stop, faulty, per_delivery_us, whole_seconds, with};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::{count, parse_duration, show_bytes, show_duration, table};
@@ -139,7 +139,7 @@ async fn measure_all(
             let (elapsed, delivered) = (begun.elapsed(), arrivals.delivered());
             let bar = match expected {
                 Some(expected) => bar(delivered, expected),
-                None => bar(millis(elapsed), millis(args.duration)),
+                None => time_bar(elapsed, args.duration),
             };
             format!("{what}: {bar} {}/s", number(rate(delivered, elapsed)))
         };
@@ -176,10 +176,6 @@ async fn publish(crew: &mut Crew, in_flight: u64, until: Until) -> Result<(), Lo
     try_join_all(loops).await.map(|_| ())
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn rate(number: u64, took: Duration) -> f64 {
     number as f64 / took.as_secs_f64().max(1e-9)
 }
@@ -210,17 +206,14 @@ fn tell(head: &Value, args: &FanoutArgs, rows: &[Row], output: &mut Output) -> R
         ))?;
     }
     let series = rows.iter().map(|row| {
-        Series::per_second(&format!("{} x {}", row.subscribers, row.in_flight), whole_seconds(row))
+        Series::per_second(
+            &format!("{} x {}", row.subscribers, row.in_flight),
+            whole_seconds(&row.per_second, row.took),
+        )
     });
     let title = "Deliveries per second (subscribers x in flight)".to_owned();
     let chart = Chart { title, across: Across::Seconds, series: series.collect() };
     draw(&[chart], args.common.plot, args.common.svg.as_deref(), output)
-}
-
-/// Without the second it ended in.
-fn whole_seconds(row: &Row) -> &[u64] {
-    let whole = usize::try_from(row.took.as_secs()).unwrap_or(usize::MAX).min(row.per_second.len());
-    &row.per_second[..whole]
 }
 
 fn bound(args: &FanoutArgs) -> String {
@@ -321,6 +314,6 @@ mod tests {
 
     #[test]
     fn the_second_it_ended_in_is_not_drawn() {
-        assert_eq!(whole_seconds(&row()), [400_000, 400_000]);
+        assert_eq!(whole_seconds(&row().per_second, row().took), [400_000, 400_000]);
     }
 }

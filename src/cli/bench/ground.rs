@@ -159,6 +159,20 @@ pub(crate) fn void(why: &str) -> Failure {
     Failure::told(Exit::Data, format!("the measurement is void: {why}."))
 }
 
+/// How a run ends whose clients have left; `left` is what the hub still holds of them, where it says.
+///
+/// # Errors
+/// When it was stopped, or something was left behind.
+pub(crate) fn verdict(is_whole: bool, left: Option<Holdings>) -> Result<Exit, Failure> {
+    if !is_whole {
+        return Err(stopped());
+    }
+    if left.is_some_and(|left| left != Holdings::default()) {
+        return Err(void("the hub still holds what had left, or others came meanwhile"));
+    }
+    Ok(Exit::Ok)
+}
+
 /// Waits until what the hub tells of its memory is of now.
 pub(crate) async fn settle() {
     sleep(SETTLE).await;

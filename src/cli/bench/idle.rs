@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::bench::common::{CommonArgs, bar, or_dash, watched};
-use crate::cli::bench::ground::{Ground, Holdings, known_bytes, settle, stopped, void};
+use crate::cli::bench::ground::{Ground, Holdings, known_bytes, settle, verdict};
 use crate::cli::bench::meter::ServerReading;
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::with;
@@ -112,13 +112,7 @@ pub(crate) async fn run(args: IdleArgs, output: &mut Output) -> Result<Exit, Fai
         report(&args, &measured, output)?;
     }
     draw(&charts(&measured), args.common.plot, args.common.svg.as_deref(), output)?;
-    if !measured.is_whole {
-        return Err(stopped());
-    }
-    if measured.left.is_some_and(|left| left != Holdings::default()) {
-        return Err(void("the hub still holds what had left, or others came meanwhile"));
-    }
-    Ok(Exit::Ok)
+    verdict(measured.is_whole, measured.left)
 }
 
 /// All come, stay, and leave.

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use crate::cli::bench::common::{CommonArgs, number, or_dash, show_latency};
 use crate::cli::bench::crew::{CrewArgs, Plan, parse_count};
-use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks, whole_seconds};
+use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
-use crate::cli::bench::run::{Run, per_delivery_us, with};
+use crate::cli::bench::run::{Run, per_delivery_us, whole_seconds, with};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::{parse_duration, show_bytes, show_duration, table};
@@ -111,7 +111,7 @@ fn tell(
     let throughput = Chart {
         title: "Deliveries per second".to_owned(),
         across: Across::Seconds,
-        series: vec![Series::per_second("deliveries", whole_seconds(measured, args.duration))],
+        series: vec![Series::per_second("deliveries", whole_seconds(&measured.per_second, args.duration))],
     };
     draw(&[latency, throughput], args.common.plot, args.common.svg.as_deref(), output)
 }

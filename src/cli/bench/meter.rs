@@ -8,6 +8,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::text::clean;
 use crate::client::Admin;
+use crate::config::machine::number;
 use crate::wire::v1;
 
 const HOW: &str = "The hub's CPU time and memory are not shown. Name its admin socket with --admin-socket (of another \
@@ -138,18 +139,9 @@ fn of_process(pid: u32) -> Result<ServerReading, Failure> {
     };
     Ok(ServerReading {
         // The first number is the time on the CPU in nanoseconds: of the first thread, and the hub has no other.
-        cpu: first_number(&read("schedstat")?).map(Duration::from_nanos),
-        rss_bytes: line_number(&read("status")?, "VmRSS:").map(|kibibytes| kibibytes.saturating_mul(1024)),
+        cpu: number(&read("schedstat")?, "", 0).map(Duration::from_nanos),
+        rss_bytes: number(&read("status")?, "VmRSS:", 0).map(|kibibytes| kibibytes.saturating_mul(1024)),
     })
-}
-
-fn first_number(text: &str) -> Option<u64> {
-    text.split_whitespace().next()?.parse().ok()
-}
-
-/// The number of the line that begins with `key`.
-fn line_number(text: &str, key: &str) -> Option<u64> {
-    first_number(text.lines().find_map(|line| line.strip_prefix(key))?)
 }
 
 #[cfg(test)]
@@ -167,10 +159,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_not_known() {
-        assert_eq!(first_number("17 3 2\n"), Some(17));
-        assert_eq!(line_number("VmSize:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12));
+        assert_eq!(number("17 3 2\n", "", 0), Some(17));
+        assert_eq!(number("VmSize:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:", 0), Some(12));
         for text in ["", "x", "VmRSS:", "VmRSS: -"] {
-            assert_eq!((first_number(text), line_number(text, "VmRSS:")), (None, None), "{text:?}");
+            assert_eq!((number(text, "", 0), number(text, "VmRSS:", 0)), (None, None), "{text:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cli::bench::common::{bar, number, show_latency};
+use crate::cli::bench::common::{number, show_latency, time_bar};
 use crate::cli::bench::crew::Crew;
 use crate::cli::bench::run::{Cost, Run, Stop, faulty, per_delivery_us};
 use crate::cli::exit::Failure;
@@ -79,10 +79,9 @@ pub(crate) async fn measure(
     let schedule = begin(crew, args);
     let (arrivals, begun) = (Rc::clone(&crew.arrivals), schedule.begin());
     let line = || {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let elapsed = begun.elapsed();
         let per_second = arrivals.delivered() as f64 / elapsed.as_secs_f64().max(1e-9);
-        format!("{what}: {} {} deliveries/s", bar(millis(elapsed), millis(duration)), number(per_second))
+        format!("{what}: {} {} deliveries/s", time_bar(elapsed, duration), number(per_second))
     };
     let published = run.watch(publish(crew, args, schedule, messages), line).await;
     let cost = run.cost(&clocks).await?;
@@ -103,12 +102,6 @@ pub(crate) async fn measure(
         cost,
     };
     Ok((Some(measured), stop))
-}
-
-/// The counts of whole seconds: what came after the last one is no second.
-pub(crate) fn whole_seconds(measured: &Measured, duration: Duration) -> &[u64] {
-    let whole = usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).min(measured.per_second.len());
-    &measured.per_second[..whole]
 }
 
 fn begin(crew: &Crew, args: &OpenArgs) -> Schedule {

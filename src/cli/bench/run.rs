@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::bench::common::{CommonArgs, run_name, void_text, watched};
 use crate::cli::bench::crew::{Crew, CrewArgs, Plan};
+use crate::cli::bench::ground::{stopped, void};
 use crate::cli::bench::meter::{Meter, ServerReading};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::hub::Interrupt;
@@ -108,10 +109,8 @@ impl<'a> Run<'a> {
     pub(crate) fn end(&self, stop: Option<&Stop>) -> Result<Exit, Failure> {
         match stop {
             None => Ok(Exit::Ok),
-            Some(Stop::Interrupted) => Err(Failure::told(Exit::Interrupted, "stopped before the end.")),
-            Some(Stop::Void(why)) => {
-                Err(Failure::told(Exit::Data, format!("the measurement is void: {why}.")))
-            }
+            Some(Stop::Interrupted) => Err(stopped()),
+            Some(Stop::Void(why)) => Err(void(why)),
         }
     }
 
@@ -147,4 +146,10 @@ pub(crate) fn with(mut document: Value, more: Value) -> Value {
 /// CPU time per delivery, in microseconds.
 pub(crate) fn per_delivery_us(cpu: Duration, deliveries: u64) -> Option<f64> {
     (deliveries > 0).then(|| cpu.as_secs_f64() * 1e6 / deliveries as f64)
+}
+
+/// The counts of whole seconds: what came after the last one is no second.
+pub(crate) fn whole_seconds(per_second: &[u64], took: Duration) -> &[u64] {
+    let whole = usize::try_from(took.as_secs()).unwrap_or(usize::MAX).min(per_second.len());
+    &per_second[..whole]
 }

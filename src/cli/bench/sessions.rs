@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::bench::common::{CommonArgs, bar, or_dash, show_latency, watched};
+use crate::cli::bench::common::{CommonArgs, or_dash, show_latency, time_bar, watched};
 use crate::cli::bench::ground::{
-    Ground, Holdings, LATENCY_HEADER, known_bytes, latency_json, latency_row, settle, stopped, void,
+    Ground, Holdings, LATENCY_HEADER, known_bytes, latency_json, latency_row, settle, verdict,
 };
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::with;
@@ -140,13 +140,7 @@ pub(crate) async fn run(args: SessionsArgs, output: &mut Output) -> Result<Exit,
         report(&args, &measured, visits, output)?;
     }
     draw(&charts(visits), args.common.plot, args.common.svg.as_deref(), output)?;
-    if !measured.is_whole {
-        return Err(stopped());
-    }
-    if measured.left.is_some_and(|left| left != Holdings::default()) {
-        return Err(void("the hub still holds what had left, or others came meanwhile"));
-    }
-    Ok(Exit::Ok)
+    verdict(measured.is_whole, measured.left)
 }
 
 /// Has the clients come and go for so long; false when it was interrupted. All have left when it returns.
@@ -176,10 +170,8 @@ async fn load(
         }
     };
     let line = || {
-        let (done, all) = (begun_at.elapsed().as_millis(), time.as_millis());
-        let share = |part: u128| u64::try_from(part).unwrap_or(u64::MAX);
         let visits = tally.visits.borrow().login.count();
-        format!("{} {visits} visits", bar(share(done), share(all)))
+        format!("{} {visits} visits", time_bar(begun_at.elapsed(), time))
     };
     let is_whole = watched(ended, line, interrupt, output).await.is_some();
     if !is_whole {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::base::reason::EndReason;
 use crate::cli::bench::common::{CommonArgs, number, or_dash, show_latency};
 use crate::cli::bench::crew::{Crew, CrewArgs, Plan, parse_count};
-use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks, whole_seconds};
+use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
-use crate::cli::bench::run::{Run, Stop, per_delivery_us, with};
+use crate::cli::bench::run::{Run, Stop, per_delivery_us, whole_seconds, with};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
 use crate::cli::records::reason_name;
@@ -206,7 +206,7 @@ fn tell(head: Value, args: &SlowArgs, both: &Both, output: &mut Output) -> Resul
     let curves =
         rows.iter().map(|(stalled, measured)| Series::percentiles(&name(*stalled), &measured.latencies));
     let counts = rows.iter().map(|(stalled, measured)| {
-        Series::per_second(&name(*stalled), whole_seconds(measured, args.duration))
+        Series::per_second(&name(*stalled), whole_seconds(&measured.per_second, args.duration))
     });
     let charts = [
         Chart {
