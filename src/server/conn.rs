@@ -1,6 +1,5 @@
 //! The connection's bytes: the same wrapper over TCP, a Unix socket, or memory.
 
-use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
@@ -8,17 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
 use socket2::SockRef;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
-use crate::base::limits::{UNSENT_BYTES_MAX, UNSENT_BYTES_SHORT};
+use crate::base::limits::{LOAN_BYTES_MIN, UNSENT_BYTES_MAX, UNSENT_BYTES_SHORT};
 use crate::runtime::gauge::Gauge;
 use crate::server::authority::AuthorityFilter;
 use crate::server::read_turn::ReadTurn;
 use crate::server::scan::Scanner;
+use crate::server::unsent::{Lent, Unsent};
 
 /// What can carry a connection.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Debug + 'static {
@@ -65,6 +66,9 @@ pub struct Meter {
     queued_bytes: AtomicUsize,
     /// Streams that have something to send, but not before that.
     waiting: Mutex<Vec<Waker>>,
+    /// What was handed over in this turn and may come back as slices.
+    lent: Mutex<Lent>,
+    has_lent: AtomicBool,
     watch: Mutex<Watch>,
     alarm: AtomicBool,
 }
@@ -154,6 +158,27 @@ impl Meter {
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// The same of a message that others may be sent, too: what h2 writes of it in this turn is not copied.
+    pub(super) fn sent_message(&self, message: &Bytes) {
+        self.sent_data_frame(message.len());
+        if message.len() >= LOAN_BYTES_MIN {
+            self.lent().lend(message);
+            self.has_lent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn is over: whatever h2 still has of them is copied when it comes.
+    fn end_loans(&self) {
+        if self.has_lent.load(Ordering::Relaxed) {
+            self.lent().clear();
+            self.has_lent.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// What its frames say of the peer.
     pub(super) fn watch(&self) -> Watch {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner)
@@ -212,19 +237,10 @@ struct Gathered {
     io: Box<dyn Transport>,
     meter: Arc<Meter>,
     /// Written by h2, not yet taken by the kernel.
-    unsent: Vec<u8>,
-    /// How much of `unsent` the kernel has taken.
-    sent_bytes: usize,
+    unsent: Unsent,
     authority: Option<Box<AuthorityFilter>>,
     scanner: Scanner,
     turn: ReadTurn,
-    /// Whether `unsent` is the buffer of [`SPARE`], to be given back in this turn.
-    borrowed: bool,
-}
-
-thread_local! {
-    /// The buffer of whichever connection is being polled: with one thread, one serves all of them.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl Conn {
@@ -239,9 +255,7 @@ impl Conn {
             scanner: Scanner::new(),
             turn: ReadTurn::default(),
             meter: Arc::clone(&meter),
-            unsent: Vec::new(),
-            sent_bytes: 0,
-            borrowed: false,
+            unsent: Unsent::default(),
         };
         let gathered = Arc::new(Mutex::new(gathered));
         (Self(Arc::clone(&gathered)), Drain(gathered), meter)
@@ -255,7 +269,9 @@ impl Conn {
 impl Drain {
     /// Moves what it can; ready when nothing is left, or with the transport's error.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_drain(cx)
+        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gathered.meter.end_loans();
+        gathered.poll_drain(cx)
     }
 
     /// The streams reset by the peer since the last call.
@@ -266,69 +282,45 @@ impl Drain {
 
 impl Gathered {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent_bytes < self.unsent.len() {
-            let result = Pin::new(&mut self.io).poll_write(cx, &self.unsent[self.sent_bytes..]);
+        while !self.unsent.is_sent() {
+            let io = Pin::new(&mut self.io);
+            let result = match self.unsent.only_copied() {
+                Some(bytes) => io.poll_write(cx, bytes),
+                None => io.poll_write_vectored(cx, self.unsent.slices(&mut Unsent::no_slices())),
+            };
             self.meter.wrote(&result);
             match result {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(bytes)) => self.sent_bytes += bytes,
+                Poll::Ready(Ok(bytes)) => self.unsent.sent(bytes),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.keep_rest();
+                    self.unsent.keep_rest();
+                    self.meter.holds(self.unsent.capacity());
                     self.meter.blocked();
                     return Poll::Pending;
                 }
             }
         }
         if !self.unsent.is_empty() {
-            self.replace_unsent(Vec::new());
+            self.unsent.clear();
             self.meter.holds(0);
         }
         self.meter.emptied();
         Poll::Ready(Ok(()))
     }
 
-    /// The rest moves to a buffer of its size: the shared one is for whoever is polled next.
-    fn keep_rest(&mut self) {
-        if self.borrowed || self.sent_bytes > self.unsent.len() / 2 {
-            self.replace_unsent(self.unsent[self.sent_bytes..].to_vec());
-        }
-        self.meter.holds(self.unsent.capacity());
-    }
-
-    fn replace_unsent(&mut self, rest: Vec<u8>) {
-        let mut used = std::mem::replace(&mut self.unsent, rest);
-        self.sent_bytes = 0;
-        if std::mem::take(&mut self.borrowed) {
-            used.clear();
-            SPARE.set(used);
-        }
-    }
-
     /// Takes as much of a write as the bound allows; returns how much.
     fn gather(&mut self, bytes: &[u8]) -> usize {
-        if self.unsent.capacity() == 0 {
-            self.unsent = SPARE.take();
-            // At once, so that it never has to move; what is not used of it is no memory yet.
-            self.unsent.reserve_exact(UNSENT_BYTES_MAX);
-            self.borrowed = true;
-        }
-        let taken = bytes.len().min(self.room());
-        self.unsent.extend_from_slice(&bytes[..taken]);
-        taken
-    }
-
-    fn room(&self) -> usize {
-        UNSENT_BYTES_MAX - (self.unsent.len() - self.sent_bytes)
+        self.unsent.gather(bytes, |part| self.meter.lent().find(part))
     }
 
     /// Waits until at least one byte is taken.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.room() > 0 {
+        if self.unsent.room() > 0 {
             return Poll::Ready(Ok(()));
         }
         let drained = self.poll_drain(cx);
-        if drained.is_pending() && self.room() > 0 { Poll::Ready(Ok(())) } else { drained }
+        if drained.is_pending() && self.unsent.room() > 0 { Poll::Ready(Ok(())) } else { drained }
     }
 }
 
@@ -443,7 +435,7 @@ mod tests {
         let flood = async { conn.write_all(&vec![7; 10 * UNSENT_BYTES_MAX]).await };
         assert!(tokio::time::timeout(std::time::Duration::from_secs(1), flood).await.is_err());
         assert!(meter.blocked_since().is_some());
-        assert_eq!(drain.0.lock().unwrap().room(), 0);
+        assert_eq!(drain.0.lock().unwrap().unsent.room(), 0);
         assert!(drain.0.lock().unwrap().unsent.capacity() <= 2 * UNSENT_BYTES_MAX);
         let (mut reader, mut total) = ([0; 1000], 0);
         while total < 1000 {

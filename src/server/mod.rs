@@ -30,6 +30,7 @@ mod tally;
 mod timers;
 mod turn;
 mod turned_away;
+mod unsent;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

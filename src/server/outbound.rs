@@ -249,7 +249,7 @@ impl Outbound {
 
     fn send(&mut self, data: Bytes) -> bool {
         self.reserved = self.reserved.saturating_sub(data.remaining());
-        self.handle.meter.sent_data_frame(data.remaining());
+        self.handle.meter.sent_message(&data);
         self.send.send_data(data, false).is_ok()
     }
 
