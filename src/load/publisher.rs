@@ -107,7 +107,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Publisher<IO> {
                     Until::Time(_) => 0,
                     Until::Count(count) => count.saturating_sub(outbox.published - first),
                 };
-                let in_flight = outbox.published - flight.low();
+                // What was not published was delivered to nobody: the checks of the subscribers hold that.
+                let in_flight = outbox.published.saturating_sub(flight.low());
                 if left == 0 && in_flight == 0 && *receipts == outbox.published {
                     return Ok(());
                 }
