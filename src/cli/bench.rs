@@ -72,8 +72,8 @@ impl BenchArgs {
     pub(crate) fn json(&self) -> bool {
         match &self.work {
             Work::Fanout(args) => args.common.json,
-            Work::Latency(args) => args.common.json,
-            Work::Slow(args) => args.common.json,
+            Work::Latency(args) => args.open.common.json,
+            Work::Slow(args) => args.open.common.json,
             Work::Sessions(args) => args.common.json,
             Work::Idle(args) => args.common.json,
             Work::Resume(args) => args.common.json,

@@ -197,7 +197,7 @@ pub(crate) const KEYS: &[Key] = &[
         "limits.half_open_max",
         1,
         |c| &mut c.limits.half_open_max,
-        "Connections that have not finished their handshake.",
+        "Connections that have not finished their handshake. While as many connections are free, more have 1s for it.",
     ),
     time(
         "limits.handshake_timeout",

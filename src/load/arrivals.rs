@@ -8,9 +8,7 @@ use crate::load::error::LoadError;
 use crate::load::latencies::Latencies;
 use crate::load::progress::Progress;
 use crate::load::schedule::Schedule;
-
-/// Seconds that are counted one by one: a day. Later ones count as the last.
-const SECONDS_MAX: usize = 24 * 3600;
+use crate::load::seconds::Seconds;
 
 /// Shared by the subscribers and the publishers; all on one thread.
 pub struct Arrivals {
@@ -18,7 +16,7 @@ pub struct Arrivals {
     flights: Vec<Progress>,
     /// Since [`begin`](Self::begin).
     delivered: Cell<u64>,
-    per_second: RefCell<Vec<u64>>,
+    per_second: RefCell<Seconds>,
     began: Cell<Instant>,
     /// Of an open loop: when messages are due.
     due: Cell<Option<Schedule>>,
@@ -63,13 +61,7 @@ impl Arrivals {
             self.latencies.borrow_mut().record(latency);
         }
         self.delivered.set(self.delivered.get() + 1);
-        let second = now.saturating_duration_since(self.began.get()).as_secs();
-        let second = usize::try_from(second).unwrap_or(SECONDS_MAX).min(SECONDS_MAX - 1);
-        let mut per_second = self.per_second.borrow_mut();
-        if per_second.len() <= second {
-            per_second.resize(second + 1, 0);
-        }
-        per_second[second] += 1;
+        self.per_second.borrow_mut().count(now.saturating_duration_since(self.began.get()));
     }
 
     /// A subscriber has this many messages of each publisher.
@@ -107,7 +99,7 @@ impl Arrivals {
     /// The same by seconds.
     #[must_use]
     pub fn per_second(&self) -> Vec<u64> {
-        self.per_second.borrow().clone()
+        self.per_second.borrow().counts().to_vec()
     }
 
     /// How late they came.

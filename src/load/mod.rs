@@ -17,6 +17,7 @@ pub mod message;
 pub mod progress;
 pub mod publisher;
 pub mod schedule;
+pub mod seconds;
 pub mod session;
 pub mod stalled;
 pub mod teller;

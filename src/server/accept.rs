@@ -1,7 +1,7 @@
 //! The accept loop: place first, errors classed, handshakes elsewhere.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::runtime::ledger::Part;
 use crate::runtime::phase::Phase;
 use crate::runtime::pressure::Level;
 use crate::runtime::throttle::Throttle;
-use crate::server::admission::{Addresses, HalfOpen, Permit};
+use crate::server::admission::{Addresses, HalfOpen, Opening, Permit};
 use crate::server::conn::Transport;
 use crate::server::{Core, connection, turned_away};
 
@@ -146,7 +146,7 @@ impl Acceptor {
                     return self.full(stream, &peer.to_string(), CONNECTIONS_PER_IP, per_ip_max);
                 };
                 let permit = Permit { _connections: connections, _address: Some(address) };
-                let opening = self.half_open.admit(Some(peer.ip()), limits.half_open_max);
+                let opening = self.opening(Some(peer.ip()), limits.half_open_max);
                 connection::spawn(&self.core, stream, &peer.to_string(), None, permit, Some(opening));
             }
             Accepted::Unix(stream) => {
@@ -156,10 +156,15 @@ impl Acceptor {
                     return self.full(stream, &peer, ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_MAX);
                 };
                 let permit = Permit { _connections: connections, _address: None };
-                let opening = self.half_open.admit(None, ADMIN_CONNECTIONS_MAX);
+                let opening = self.opening(None, ADMIN_CONNECTIONS_MAX);
                 connection::spawn(&self.core, stream, &peer, Some(uid), permit, Some(opening));
             }
         }
+    }
+
+    /// A place for the handshake of one that has its place as a connection.
+    fn opening(&self, address: Option<IpAddr>, half_open_max: u32) -> Opening {
+        self.half_open.admit(address, half_open_max, self.connections.available_permits(), Instant::now())
     }
 
     /// A limit was met.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::bench::common::{CommonArgs, number, or_dash, show_latency};
-use crate::cli::bench::crew::{CrewArgs, Plan, parse_count};
+use crate::cli::bench::common::{number, or_dash, show_latency};
+use crate::cli::bench::crew::{Plan, parse_count};
 use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::{Run, per_delivery_us, whole_seconds, with};
@@ -45,11 +45,7 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
     #[command(flatten)]
-    open: OpenArgs,
-    #[command(flatten)]
-    crew: CrewArgs,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
+    pub(crate) open: OpenArgs,
 }
 
 /// Measures it.
@@ -57,10 +53,10 @@ pub(crate) struct LatencyArgs {
 /// # Errors
 /// When the hub is not there or refuses, when a message was lost, doubled or altered, and when the load could not keep up.
 pub(crate) async fn run(args: LatencyArgs, output: &mut Output) -> Result<Exit, Failure> {
-    let mut run = Run::start(&args.common, output).await?;
+    let mut run = Run::start(&args.open.common, output).await?;
     let plan =
         Plan { publishers: 1, subscribers: args.subscribers, stalled: 0, overflow: v1::Overflow::Disconnect };
-    let (connections, measured, stop) = match run.open(&args.crew, plan).await? {
+    let (connections, measured, stop) = match run.open(&args.open.crew, plan).await? {
         Ok(mut crew) => {
             let what = format!("{} messages/s to {} subscribers", args.open.rate, args.subscribers);
             let measured = measure(&mut run, &mut crew, &args.open, args.duration, &what).await;
@@ -74,7 +70,7 @@ pub(crate) async fn run(args: LatencyArgs, output: &mut Output) -> Result<Exit, 
     let head = run.head("latency", stop.as_ref()).await;
     if run.output.json {
         let more = json!({
-            "subscribers": args.subscribers, "connections": connections, "size_bytes": args.crew.size,
+            "subscribers": args.subscribers, "connections": connections, "size_bytes": args.open.crew.size,
             "rate": args.open.rate, "rows": measured.iter().map(measured_json).collect::<Vec<_>>(),
         });
         run.output.json(&with(head, more))?;
@@ -95,7 +91,7 @@ fn tell(
         output.line(&format!(
             "{} subscribers on {connections} connections, {}-byte messages, {} per second for {}",
             args.subscribers,
-            args.crew.size,
+            args.open.crew.size,
             args.open.rate,
             show_duration(args.duration)
         ))?;
@@ -113,7 +109,7 @@ fn tell(
         across: Across::Seconds,
         series: vec![Series::per_second("deliveries", whole_seconds(&measured.per_second, args.duration))],
     };
-    draw(&[latency, throughput], args.common.plot, args.common.svg.as_deref(), output)
+    draw(&[latency, throughput], args.open.common.plot, args.open.common.svg.as_deref(), output)
 }
 
 fn cells(measured: &Measured) -> Vec<String> {

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::cli::bench::common::{number, show_latency, time_bar};
-use crate::cli::bench::crew::Crew;
+use crate::cli::bench::common::{CommonArgs, number, show_latency, time_bar};
+use crate::cli::bench::crew::{Crew, CrewArgs};
 use crate::cli::bench::run::{Cost, Run, Stop, faulty, per_delivery_us};
 use crate::cli::exit::Failure;
 use crate::cli::text::parse_duration;
@@ -22,8 +22,8 @@ const MISSING_SHARE_MAX: f64 = 0.05;
 /// The load's own lateness is worth a word from here on.
 const LATE_WORTH_TELLING: Duration = Duration::from_millis(1);
 
-/// Options of an open loop.
-#[derive(Args, Clone, Debug)]
+/// Options of the works with an open loop.
+#[derive(Args, Debug)]
 pub(crate) struct OpenArgs {
     /// Messages published per second, whatever became of those before
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -34,6 +34,10 @@ pub(crate) struct OpenArgs {
     /// Wait for the next message by timer: leaves the core free, and sends up to some milliseconds late
     #[arg(long)]
     pub(crate) sleep: bool,
+    #[command(flatten)]
+    pub(crate) crew: CrewArgs,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
 }
 
 /// One measurement.
@@ -47,14 +51,14 @@ pub(crate) struct Measured {
 }
 
 impl OpenArgs {
-    fn messages(&self, duration: Duration) -> u64 {
-        let whole = duration.as_secs().saturating_mul(u64::from(self.rate));
-        whole + u64::from(duration.subsec_millis()) * u64::from(self.rate) / 1000
-    }
-
     fn waiting(&self) -> Waiting {
         if self.sleep { Waiting::Sleep } else { Waiting::Spin }
     }
+}
+
+fn messages(rate: u32, duration: Duration) -> u64 {
+    let whole = duration.as_secs().saturating_mul(u64::from(rate));
+    whole + u64::from(duration.subsec_millis()) * u64::from(rate) / 1000
 }
 
 /// Warms up and measures; what stopped it early, if anything did.
@@ -67,7 +71,7 @@ pub(crate) async fn measure(
 ) -> Result<(Option<Measured>, Option<Stop>), Failure> {
     let warming = async {
         let schedule = begin(crew, args);
-        publish(crew, args, schedule, args.messages(args.warmup)).await
+        publish(crew, args, schedule, messages(args.rate, args.warmup)).await
     };
     match run.watch(warming, || format!("{what}: warming up")).await {
         Some(Ok(_)) => {}
@@ -75,7 +79,7 @@ pub(crate) async fn measure(
         None => return Ok((None, Some(Stop::Interrupted))),
     }
     let clocks = run.clocks().await?;
-    let messages = args.messages(duration).max(1);
+    let messages = messages(args.rate, duration).max(1);
     let schedule = begin(crew, args);
     let (arrivals, begun) = (Rc::clone(&crew.arrivals), schedule.begin());
     let line = || {
@@ -225,8 +229,7 @@ mod tests {
 
     #[test]
     fn messages_are_rate_times_duration() {
-        let args = OpenArgs { rate: 300, warmup: Duration::ZERO, sleep: true };
-        assert_eq!(args.messages(Duration::from_millis(2500)), 750);
-        assert_eq!(args.messages(Duration::ZERO), 0);
+        assert_eq!(messages(300, Duration::from_millis(2500)), 750);
+        assert_eq!(messages(300, Duration::ZERO), 0);
     }
 }

@@ -24,6 +24,7 @@ use crate::cli::text::{count, parse_duration, show_duration, table};
 use crate::load::dial::{Closing, dial_from};
 use crate::load::error::LoadError;
 use crate::load::latencies::Latencies;
+use crate::load::seconds::Seconds;
 use crate::load::visit::{Kept, Visit, Visitor, alone};
 use crate::runtime::cpu::process_time;
 
@@ -78,7 +79,7 @@ struct Visits {
     stream: Latencies,
     logout: Latencies,
     /// Visits that ended in each second.
-    per_second: Vec<u64>,
+    per_second: Seconds,
 }
 
 /// What was measured.
@@ -94,14 +95,11 @@ struct Measured {
 }
 
 impl Visits {
-    fn add(&mut self, visit: &Visit, second: usize) {
+    fn add(&mut self, visit: &Visit, after: Duration) {
         self.login.record(visit.login);
         self.stream.record(visit.stream);
         self.logout.record(visit.logout);
-        if self.per_second.len() <= second {
-            self.per_second.resize(second + 1, 0);
-        }
-        self.per_second[second] += 1;
+        self.per_second.count(after);
     }
 }
 
@@ -222,8 +220,7 @@ async fn stay_open(
 
 impl Tally {
     fn count(&self, visit: &Visit, begun_at: Instant) {
-        let second = usize::try_from(begun_at.elapsed().as_secs()).unwrap_or(usize::MAX);
-        self.visits.borrow_mut().add(visit, second);
+        self.visits.borrow_mut().add(visit, begun_at.elapsed());
     }
 }
 
@@ -286,7 +283,7 @@ fn charts(visits: &Visits) -> [Chart; 2] {
         Chart {
             title: "Visits per second".to_owned(),
             across: Across::Seconds,
-            series: vec![Series::per_second("visits", &visits.per_second)],
+            series: vec![Series::per_second("visits", visits.per_second.counts())],
         },
         Chart {
             title: "Time of each step, ms".to_owned(),
@@ -314,6 +311,6 @@ fn document(args: &SessionsArgs, measured: &Measured, visits: &Visits) -> Value 
         "login": latency_json(&visits.login),
         "stream": latency_json(&visits.stream),
         "logout": latency_json(&visits.logout),
-        "visits_of_each_second": visits.per_second,
+        "visits_of_each_second": visits.per_second.counts(),
     })
 }

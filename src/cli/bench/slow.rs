@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::base::reason::EndReason;
-use crate::cli::bench::common::{CommonArgs, number, or_dash, show_latency};
-use crate::cli::bench::crew::{Crew, CrewArgs, Plan, parse_count};
+use crate::cli::bench::common::{number, or_dash, show_latency};
+use crate::cli::bench::crew::{Crew, Plan, parse_count};
 use crate::cli::bench::open::{Measured, OpenArgs, measure, measured_json, reached, remarks};
 use crate::cli::bench::plot::{Across, Chart, Series, draw};
 use crate::cli::bench::run::{Run, Stop, per_delivery_us, whole_seconds, with};
@@ -48,11 +48,7 @@ pub(crate) struct SlowArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     duration: Duration,
     #[command(flatten)]
-    open: OpenArgs,
-    #[command(flatten)]
-    crew: CrewArgs,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
+    pub(crate) open: OpenArgs,
 }
 
 /// How many of the stalled ended in which way.
@@ -75,7 +71,7 @@ pub(crate) async fn run(args: SlowArgs, output: &mut Output) -> Result<Exit, Fai
         let text = "--stalled must be less than --subscribers: the others are measured.";
         return Err(Failure::told(Exit::Usage, text));
     }
-    let mut run = Run::start(&args.common, output).await?;
+    let mut run = Run::start(&args.open.common, output).await?;
     let plan = Plan {
         publishers: 1,
         subscribers: args.subscribers - args.stalled,
@@ -83,7 +79,7 @@ pub(crate) async fn run(args: SlowArgs, output: &mut Output) -> Result<Exit, Fai
         overflow: if args.skip { v1::Overflow::Skip } else { v1::Overflow::Disconnect },
     };
     let mut both = Both::default();
-    let stop = match run.open(&args.crew, plan).await? {
+    let stop = match run.open(&args.open.crew, plan).await? {
         Ok(mut crew) => {
             let stop = measure_both(&mut run, &mut crew, &args, &mut both).await;
             let told = ended_by_hub(&run, &crew).await;
@@ -177,7 +173,7 @@ fn tell(head: Value, args: &SlowArgs, both: &Both, output: &mut Output) -> Resul
             with(json!({ "stalled": stalled }), measured_json(measured))
         };
         let more = json!({
-            "subscribers": args.subscribers, "size_bytes": args.crew.size, "rate": args.open.rate,
+            "subscribers": args.subscribers, "size_bytes": args.open.crew.size, "rate": args.open.rate,
             "rows": rows.iter().map(row).collect::<Vec<_>>(),
             "latency_p50_ratio": p50, "latency_p99_ratio": p99, "stalled_ends": both.fates,
         });
@@ -186,7 +182,7 @@ fn tell(head: Value, args: &SlowArgs, both: &Both, output: &mut Output) -> Resul
         output.line(&format!(
             "{} subscribers, {}-byte messages, {} per second for {} each",
             args.subscribers,
-            args.crew.size,
+            args.open.crew.size,
             args.open.rate,
             show_duration(args.duration)
         ))?;
@@ -220,7 +216,7 @@ fn tell(head: Value, args: &SlowArgs, both: &Both, output: &mut Output) -> Resul
             series: counts.collect(),
         },
     ];
-    draw(&charts, args.common.plot, args.common.svg.as_deref(), output)
+    draw(&charts, args.open.common.plot, args.open.common.svg.as_deref(), output)
 }
 
 fn cells(stalled: usize, measured: &Measured) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use streamward::wire::v1::ServerStatus;
 
 use streamward::base::reason::EndReason;
-use streamward::client::{ClientError, StreamEnd};
+use streamward::client::{ClientError, StreamEnd, connect_io};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::descriptors::say;
@@ -14,8 +14,12 @@ use crate::harness::{Server, follow, within};
 const ELSEWHERE: &str = "127.0.0.2:0";
 
 async fn dial_from_elsewhere(to: SocketAddr) -> TcpStream {
+    dial_from(ELSEWHERE.parse().unwrap(), to).await
+}
+
+async fn dial_from(source: SocketAddr, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(ELSEWHERE.parse().unwrap()).unwrap();
+    socket.bind(source).unwrap();
     within("a connection", socket.connect(to)).await.unwrap()
 }
 
@@ -140,5 +144,29 @@ async fn silent_connections_do_not_keep_new_clients_out() {
     assert_eq!(status.connections_refused, 0);
     let (finished, log) = server.terminate().await;
     log.expect_complaints(&["limits.half_open_max"]);
+    finished.expect(0);
+}
+
+#[tokio::test]
+async fn clients_that_come_all_at_once_are_all_let_in_though_none_is_as_fast_as_the_acceptor() {
+    // A slow machine may take long to say all the first words.
+    let server = Server::with(&[("STREAMWARD_LIMITS_HANDSHAKE_TIMEOUT", "10m")]).await;
+    let before = server.status().await;
+    // Three times as many as there may be for long; none has said a word when the last one is there.
+    let mut silent = Vec::new();
+    for number in 0..96 {
+        let source = SocketAddr::from(([127, 0, 0, 2 + number / 16], 0));
+        silent.push(dial_from(source, server.address).await);
+    }
+    let is_there = |status: &ServerStatus| status.descriptors >= before.descriptors + 96;
+    server.until("all to be there", is_there).await;
+    for (number, stream) in silent.into_iter().enumerate() {
+        let client = within("a handshake", connect_io(stream)).await.unwrap();
+        let session = within("a session", client.login(&format!("user{number}"), "", "")).await.unwrap();
+        session.logout().await.unwrap();
+    }
+    let status = server.status().await;
+    assert_eq!((status.connections_abusive, status.connections_refused), (0, 0));
+    let (finished, _) = server.terminate().await;
     finished.expect(0);
 }
