@@ -1,6 +1,5 @@
 //! One call: checks its head, finds who serves it, and sends what has no stream of its own.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,17 +13,18 @@ use http_body::Frame;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::codegen::Service;
-use tonic_health::pb::health_server::HealthServer;
+use tonic_health::pb::health_server::Health as _;
 
-use crate::base::limits::{UNARY_BYTES_MAX, UNARY_TIMEOUT};
+use crate::base::limits::UNARY_TIMEOUT;
 use crate::base::reason::{Cause, EndReason};
 use crate::server::admin::AdminApi;
+use crate::server::ask::{Answer, server_streaming, unary};
 use crate::server::health::HealthApi;
 use crate::server::session::SessionApi;
 use crate::server::{Core, Peer, overload, publish, pump, stream};
 use crate::wire::timeout::parse_timeout;
-use crate::wire::v1::admin_service_server::AdminServiceServer;
-use crate::wire::v1::session_service_server::SessionServiceServer;
+use crate::wire::v1::admin_service_server::AdminService as _;
+use crate::wire::v1::session_service_server::SessionService as _;
 use crate::wire::{DESCRIPTORS, status};
 
 /// A call under way. Boxed one by one: a stream is not to carry the size of a login.
@@ -183,26 +183,61 @@ async fn dispatch(
     {
         return refused.into_http();
     }
-    let mut request = request.map(RecvBody);
+    let mut request = request;
     request.extensions_mut().insert(peer.clone());
-    match service.as_str() {
-        "streamward.v1.SessionService" => {
-            let api = SessionApi(Arc::clone(core));
-            ask(SessionServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
-        }
-        "streamward.v1.AdminService" if peer.admin_uid.is_some() => {
-            let api = AdminApi(Arc::clone(core));
-            ask(AdminServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
-        }
+    let answer = match service.as_str() {
+        "streamward.v1.SessionService" => ask_session(core, request).await,
+        "streamward.v1.AdminService" if peer.admin_uid.is_some() => ask_admin(core, request).await,
         "streamward.v1.AdminService" => {
-            status::unimplemented("AdminService is served on the admin socket only").into_http()
+            Err(status::unimplemented("AdminService is served on the admin socket only"))
         }
-        "grpc.health.v1.Health" => {
-            let api = HealthApi(Arc::clone(core));
-            ask(HealthServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
-        }
-        "grpc.reflection.v1.ServerReflection" => reflect(request).await,
-        _ => status::unimplemented("no such service or method; reflection lists what there is").into_http(),
+        "grpc.health.v1.Health" => ask_health(core, request).await,
+        "grpc.reflection.v1.ServerReflection" => return reflect(request.map(RecvBody)).await,
+        _ => Err(no_such_method()),
+    };
+    answer.unwrap_or_else(Status::into_http)
+}
+
+fn no_such_method() -> Status {
+    status::unimplemented("no such service or method; reflection lists what there is")
+}
+
+fn method_of(request: &Request<h2::RecvStream>) -> &str {
+    request.uri().path().rsplit('/').next().unwrap_or_default()
+}
+
+async fn ask_session(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &SessionApi(Arc::clone(core));
+    match method_of(&request) {
+        "Login" => unary(request, |login| api.login(login)).await,
+        "Heartbeat" => unary(request, |heartbeat| api.heartbeat(heartbeat)).await,
+        "Logout" => unary(request, |logout| api.logout(logout)).await,
+        _ => Err(no_such_method()),
+    }
+}
+
+async fn ask_admin(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &AdminApi(Arc::clone(core));
+    match method_of(&request) {
+        "GetStatus" => unary(request, |asked| api.get_status(asked)).await,
+        "WatchStatus" => server_streaming(request, |asked| api.watch_status(asked)).await,
+        "ListSessions" => unary(request, |asked| api.list_sessions(asked)).await,
+        "ListStreams" => unary(request, |asked| api.list_streams(asked)).await,
+        "ListEnded" => unary(request, |asked| api.list_ended(asked)).await,
+        "CancelStream" => unary(request, |asked| api.cancel_stream(asked)).await,
+        "CancelSession" => unary(request, |asked| api.cancel_session(asked)).await,
+        "PlanShed" => unary(request, |asked| api.plan_shed(asked)).await,
+        "Drain" => unary(request, |asked| api.drain(asked)).await,
+        _ => Err(no_such_method()),
+    }
+}
+
+async fn ask_health(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &HealthApi(Arc::clone(core));
+    match method_of(&request) {
+        "Check" => unary(request, |asked| api.check(asked)).await,
+        "Watch" => server_streaming(request, |asked| api.watch(asked)).await,
+        _ => Err(no_such_method()),
     }
 }
 
@@ -212,7 +247,7 @@ async fn reflect(request: Request<RecvBody>) -> Response<tonic::body::Body> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1();
     match reflection {
-        Ok(reflection) => ask(reflection, request).await,
+        Ok(mut reflection) => reflection.call(request).await.unwrap_or_else(|never| match never {}),
         Err(error) => {
             log::error!("the embedded descriptors are broken: {error}");
             Status::internal("the embedded descriptors are broken").into_http()
@@ -220,17 +255,7 @@ async fn reflect(request: Request<RecvBody>) -> Response<tonic::body::Body> {
     }
 }
 
-async fn ask<S>(mut service: S, request: Request<RecvBody>) -> Response<tonic::body::Body>
-where
-    S: Service<Request<RecvBody>, Response = Response<tonic::body::Body>, Error = Infallible>,
-{
-    match service.call(request).await {
-        Ok(answer) => answer,
-        Err(never) => match never {},
-    }
-}
-
-/// An h2 request body for the generated services.
+/// An h2 request body for tonic's reflection.
 #[derive(Debug)]
 pub(super) struct RecvBody(h2::RecvStream);
 

@@ -12,6 +12,7 @@ pub mod status;
 
 mod admin;
 mod admission;
+mod ask;
 mod auth;
 pub(crate) mod authority;
 mod call;

@@ -137,16 +137,24 @@ async fn answer(
 /// Reads the one message of a unary or server-streaming request.
 pub(super) async fn read_one<M: prost::Message + Default>(
     core: &Core,
-    mut body: h2::RecvStream,
+    body: h2::RecvStream,
 ) -> Result<M, Box<Status>> {
     let limits = core.limits();
-    let mut deframer = Deframer::new(limits.event_bytes_max());
+    let refused = |error| frame_status(error, limits.message_bytes_max);
+    let message = read_message(body, limits.event_bytes_max(), &refused).await?;
+    M::decode(message).map_err(|error| Box::new(invalid_field("request", &error.to_string())))
+}
+
+/// Waits for the one message of a request, of at most `bytes_max` bytes.
+pub(super) async fn read_message(
+    mut body: h2::RecvStream,
+    bytes_max: usize,
+    refused: &(dyn Fn(FrameError) -> Status + Sync),
+) -> Result<Bytes, Box<Status>> {
+    let mut deframer = Deframer::new(bytes_max);
     loop {
-        if let Some(message) =
-            deframer.next_message().map_err(|error| frame_status(error, limits.message_bytes_max))?
-        {
-            return M::decode(message)
-                .map_err(|error| Box::new(invalid_field("request", &error.to_string())));
+        if let Some(message) = deframer.next_message().map_err(refused)? {
+            return Ok(message);
         }
         match body.data().await {
             Some(Ok(chunk)) => {
@@ -155,7 +163,7 @@ pub(super) async fn read_one<M: prost::Message + Default>(
             }
             Some(Err(error)) => return Err(Box::new(Status::cancelled(error.to_string()))),
             None => {
-                deframer.finish().map_err(|error| frame_status(error, limits.message_bytes_max))?;
+                deframer.finish().map_err(refused)?;
                 return Err(Box::new(invalid_field("request", "the request carries no message")));
             }
         }
