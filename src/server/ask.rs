@@ -58,7 +58,7 @@ async fn read(request: Request<h2::RecvStream>) -> Result<tonic::Request<Bytes>,
     Ok(tonic::Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, message))
 }
 
-fn refused(error: FrameError) -> Status {
+pub(super) fn refused(error: FrameError) -> Status {
     match error {
         // No limit of the configuration.
         FrameError::TooLarge { .. } => Status::out_of_range(error.to_string()),
@@ -72,7 +72,8 @@ fn typed<Q: Message + Default>(request: tonic::Request<Bytes>) -> Result<tonic::
     Ok(tonic::Request::from_parts(metadata, extensions, message))
 }
 
-fn answer_with(messages: Messages<Bytes>) -> Answer {
+/// The answer that these messages are.
+pub(super) fn answer_with(messages: Messages<Bytes>) -> Answer {
     let plain = SingleMessageCompressionOverride::default();
     let mut answer =
         Response::new(Body::new(EncodeBody::new_server(BytesCodec, messages, None, plain, None)));

@@ -2,17 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body::Frame;
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::codegen::Service;
 use tonic_health::pb::health_server::Health as _;
 
 use crate::base::limits::UNARY_TIMEOUT;
@@ -21,11 +18,11 @@ use crate::server::admin::AdminApi;
 use crate::server::ask::{Answer, server_streaming, unary};
 use crate::server::health::HealthApi;
 use crate::server::session::SessionApi;
-use crate::server::{Core, Peer, overload, publish, pump, stream};
+use crate::server::{Core, Peer, overload, publish, pump, reflection, stream};
+use crate::wire::status;
 use crate::wire::timeout::parse_timeout;
 use crate::wire::v1::admin_service_server::AdminService as _;
 use crate::wire::v1::session_service_server::SessionService as _;
-use crate::wire::{DESCRIPTORS, status};
 
 /// A call under way. Boxed one by one: a stream is not to carry the size of a login.
 pub(super) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -192,7 +189,9 @@ async fn dispatch(
             Err(status::unimplemented("AdminService is served on the admin socket only"))
         }
         "grpc.health.v1.Health" => ask_health(core, request).await,
-        "grpc.reflection.v1.ServerReflection" => return reflect(request.map(RecvBody)).await,
+        "grpc.reflection.v1.ServerReflection" if method_of(&request) == "ServerReflectionInfo" => {
+            Ok(reflection::serve(request))
+        }
         _ => Err(no_such_method()),
     };
     answer.unwrap_or_else(Status::into_http)
@@ -238,52 +237,5 @@ async fn ask_health(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Resul
         "Check" => unary(request, |asked| api.check(asked)).await,
         "Watch" => server_streaming(request, |asked| api.watch(asked)).await,
         _ => Err(no_such_method()),
-    }
-}
-
-async fn reflect(request: Request<RecvBody>) -> Response<tonic::body::Body> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    match reflection {
-        Ok(mut reflection) => reflection.call(request).await.unwrap_or_else(|never| match never {}),
-        Err(error) => {
-            log::error!("the embedded descriptors are broken: {error}");
-            Status::internal("the embedded descriptors are broken").into_http()
-        }
-    }
-}
-
-/// An h2 request body for tonic's reflection.
-#[derive(Debug)]
-pub(super) struct RecvBody(h2::RecvStream);
-
-impl http_body::Body for RecvBody {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        match self.0.poll_data(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(chunk))) => {
-                ignore_gone(self.0.flow_control().release_capacity(chunk.len()));
-                Poll::Ready(Some(Ok(Frame::data(chunk))))
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
-            Poll::Ready(None) => match self.0.poll_trailers(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(Some(trailers))) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Poll::Ready(Ok(None)) => Poll::Ready(None),
-                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
     }
 }

@@ -24,6 +24,7 @@ mod overview;
 mod publish;
 mod pump;
 mod read_turn;
+mod reflection;
 mod scan;
 mod session;
 mod stream;

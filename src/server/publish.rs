@@ -151,10 +151,19 @@ pub(super) async fn read_message(
     bytes_max: usize,
     refused: &(dyn Fn(FrameError) -> Status + Sync),
 ) -> Result<Bytes, Box<Status>> {
-    let mut deframer = Deframer::new(bytes_max);
+    let message = next_message(&mut Deframer::new(bytes_max), &mut body, refused).await?;
+    message.ok_or_else(|| Box::new(invalid_field("request", "the request carries no message")))
+}
+
+/// Waits for the next message of a request; none when it is over.
+pub(super) async fn next_message(
+    deframer: &mut Deframer,
+    body: &mut h2::RecvStream,
+    refused: &(dyn Fn(FrameError) -> Status + Sync),
+) -> Result<Option<Bytes>, Box<Status>> {
     loop {
         if let Some(message) = deframer.next_message().map_err(refused)? {
-            return Ok(message);
+            return Ok(Some(message));
         }
         match body.data().await {
             Some(Ok(chunk)) => {
@@ -162,10 +171,7 @@ pub(super) async fn read_message(
                 deframer.push(chunk);
             }
             Some(Err(error)) => return Err(Box::new(Status::cancelled(error.to_string()))),
-            None => {
-                deframer.finish().map_err(refused)?;
-                return Err(Box::new(invalid_field("request", "the request carries no message")));
-            }
+            None => return deframer.finish().map(|()| None).map_err(refused).map_err(Box::new),
         }
     }
 }
