@@ -18,7 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("streamward_descriptor.bin");
-    fs::write(out, descriptors.encode_to_vec())?;
+    // Names, types and numbers are what reflection tells. The comments, and where all of it is in the files, are most
+    // of the bytes.
+    let mut told = descriptors.clone();
+    told.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(out, told.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".streamward.v1")

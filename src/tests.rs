@@ -23,6 +23,7 @@ mod policy;
 mod pressure;
 mod quota;
 mod random;
+mod reflection;
 mod resume;
 mod script;
 mod shortage;

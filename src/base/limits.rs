@@ -130,6 +130,8 @@ pub const METRICS_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const METRICS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of a request for the metrics (hyper's least).
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
+/// Most header fields of one (Prometheus sends five, a browser fifteen).
+pub const METRICS_HEADERS_MAX: usize = 64;
 /// Longest metrics page, with room; a test holds it.
 pub const METRICS_PAGE_BYTES_MAX: usize = 32 * 1024;
 /// Pending connections in the kernel's accept queue: as many as Linux allows by default (`net.core.somaxconn` since

@@ -16,6 +16,7 @@ mod resume;
 mod run;
 mod sessions;
 mod slow;
+mod svg;
 #[cfg(test)]
 mod tests;
 

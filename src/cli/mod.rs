@@ -35,6 +35,7 @@ mod top;
 mod tree;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -164,8 +165,12 @@ impl Command {
     }
 }
 
-/// Runs a client command on a runtime of one thread.
+/// Runs a client command on a runtime of one thread. In a box: the runtime's code is there once for all commands.
 pub(crate) fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    run_boxed(Box::pin(command))
+}
+
+fn run_boxed(command: Pin<Box<dyn Future<Output = Result<Exit, Failure>> + '_>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // One for reading standard input, one for looking up a host's name.

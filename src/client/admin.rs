@@ -3,21 +3,21 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tonic::Streaming;
-use tonic::transport::Channel;
-
 use crate::base::id::{SessionKey, parse_stream_number};
 use crate::base::limits::PAGE_SIZE_MAX;
+use crate::client::call::{self, Answers, Caller};
 use crate::client::connector::{Endpoint, Keepalive, channel};
 use crate::client::error::ClientError;
 use crate::wire::v1;
-use crate::wire::v1::admin_service_client::AdminServiceClient;
 
 /// A connection to a hub's admin socket.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    service: AdminServiceClient<Channel>,
+    caller: Caller,
 }
+
+/// A page holds at most 1,000 entries; their texts are bounded on the hub's side.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a cancel names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl std::str::FromStr for CancelTarget {
 /// Statuses, one per interval.
 #[derive(Debug)]
 pub struct StatusStream {
-    statuses: Streaming<v1::WatchStatusResponse>,
+    statuses: Answers,
 }
 
 impl StatusStream {
@@ -60,7 +60,7 @@ impl StatusStream {
     /// [`ClientError::Refused`] with the reason when the hub ended it otherwise, [`ClientError::Transport`] when the
     /// connection was lost.
     pub async fn next(&mut self) -> Result<Option<v1::ServerStatus>, ClientError> {
-        match self.statuses.message().await? {
+        match call::next::<v1::WatchStatusResponse>(&mut self.statuses).await? {
             Some(answer) => {
                 Ok(Some(answer.status.ok_or(ClientError::Contract("a status answer without status"))?))
             }
@@ -76,9 +76,7 @@ impl Admin {
     /// [`ClientError::Connect`] when nobody listens there or the caller may not.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let channel = channel(&Endpoint::Unix(path.to_owned()), Keepalive::default()).await?;
-        // A page holds at most 1,000 entries; their texts are bounded on the hub's side.
-        let service = AdminServiceClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
-        Ok(Self { service })
+        Ok(Self { caller: Caller::new(channel, ANSWER_BYTES_MAX) })
     }
 
     /// The hub's status now.
@@ -86,7 +84,8 @@ impl Admin {
     /// # Errors
     /// [`ClientError::Refused`] or [`ClientError::Transport`], as for every method here.
     pub async fn status(&self) -> Result<v1::ServerStatus, ClientError> {
-        let answer = self.service.clone().get_status(v1::GetStatusRequest {}).await?.into_inner();
+        let answer: v1::GetStatusResponse =
+            self.caller.unary("/streamward.v1.AdminService/GetStatus", &v1::GetStatusRequest {}).await?;
         answer.status.ok_or(ClientError::Contract("a status answer without status"))
     }
 
@@ -98,7 +97,9 @@ impl Admin {
         let interval =
             interval.try_into().map_err(|_| ClientError::Contract("an interval beyond 10,000 years"))?;
         let request = v1::WatchStatusRequest { interval: Some(interval) };
-        Ok(StatusStream { statuses: self.service.clone().watch_status(request).await?.into_inner() })
+        Ok(StatusStream {
+            statuses: self.caller.follow("/streamward.v1.AdminService/WatchStatus", &request).await?,
+        })
     }
 
     /// Every live session.
@@ -110,7 +111,8 @@ impl Admin {
         let mut page_token = String::new();
         loop {
             let request = v1::ListSessionsRequest { page_size: page_size(PAGE_SIZE_MAX), page_token };
-            let page = self.service.clone().list_sessions(request).await?.into_inner();
+            let page: v1::ListSessionsResponse =
+                self.caller.unary("/streamward.v1.AdminService/ListSessions", &request).await?;
             all.extend(page.sessions);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -133,7 +135,8 @@ impl Admin {
                 page_token,
                 session_id: session_id.to_owned(),
             };
-            let page = self.service.clone().list_streams(request).await?.into_inner();
+            let page: v1::ListStreamsResponse =
+                self.caller.unary("/streamward.v1.AdminService/ListStreams", &request).await?;
             all.extend(page.streams);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -151,7 +154,8 @@ impl Admin {
         let mut page_token = String::new();
         while all.len() < max {
             let request = v1::ListEndedRequest { page_size: page_size(max - all.len()), page_token };
-            let page = self.service.clone().list_ended(request).await?.into_inner();
+            let page: v1::ListEndedResponse =
+                self.caller.unary("/streamward.v1.AdminService/ListEnded", &request).await?;
             all.extend(page.ended);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -173,13 +177,12 @@ impl Admin {
         note: &str,
         dry_run: bool,
     ) -> Result<v1::CancelResponse, ClientError> {
-        let request = |id: &str| v1::CancelRequest { id: id.to_owned(), note: note.to_owned(), dry_run };
-        let mut service = self.service.clone();
-        let answer = match target {
-            CancelTarget::Stream(id) => service.cancel_stream(request(id)).await?,
-            CancelTarget::Session(id) => service.cancel_session(request(id)).await?,
+        let (path, id) = match target {
+            CancelTarget::Stream(id) => ("/streamward.v1.AdminService/CancelStream", id),
+            CancelTarget::Session(id) => ("/streamward.v1.AdminService/CancelSession", id),
         };
-        Ok(answer.into_inner())
+        let request = v1::CancelRequest { id: id.clone(), note: note.to_owned(), dry_run };
+        Ok(self.caller.unary(path, &request).await?)
     }
 
     /// Who would end if memory were short now, in order.
@@ -187,7 +190,7 @@ impl Admin {
     /// # Errors
     /// As for [`status`](Self::status).
     pub async fn plan_shed(&self) -> Result<v1::PlanShedResponse, ClientError> {
-        Ok(self.service.clone().plan_shed(v1::PlanShedRequest {}).await?.into_inner())
+        Ok(self.caller.unary("/streamward.v1.AdminService/PlanShed", &v1::PlanShedRequest {}).await?)
     }
 
     /// Starts the same phased stop as SIGTERM, and returns at once.
@@ -195,7 +198,10 @@ impl Admin {
     /// # Errors
     /// As for [`status`](Self::status).
     pub async fn drain(&self, note: &str) -> Result<v1::DrainResponse, ClientError> {
-        Ok(self.service.clone().drain(v1::DrainRequest { note: note.to_owned() }).await?.into_inner())
+        Ok(self
+            .caller
+            .unary("/streamward.v1.AdminService/Drain", &v1::DrainRequest { note: note.to_owned() })
+            .await?)
     }
 }
 

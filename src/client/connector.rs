@@ -1,5 +1,6 @@
 //! From an address to a channel: TCP, a Unix socket or any IO of the caller.
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -125,20 +127,24 @@ pub async fn connect_io<IO>(io: IO) -> Result<Client, ClientError>
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let connected =
-        tuned("http://in-memory", Keepalive::default())?.connect_with_connector(Once(Some(io))).await;
+    let mut io = Some(io);
+    let once = Connector::Other(Box::new(move || {
+        let io = io.take();
+        let none_left = || io::Error::from(io::ErrorKind::NotConnected);
+        Box::pin(async move { Ok(boxed(io.ok_or_else(none_left)?)) })
+    }));
+    let connected = tuned("http://in-memory", Keepalive::default())?.connect_with_connector(once).await;
     Ok(Client::new(connected.map_err(|error| connect_error("in memory".to_owned(), &error))?))
 }
 
 /// A channel with this module's timeouts and windows.
 pub(crate) async fn channel(endpoint: &Endpoint, keepalive: Keepalive) -> Result<Channel, ClientError> {
-    let connected = match endpoint {
-        Endpoint::Tcp(authority) => tuned(&format!("http://{authority}"), keepalive)?.connect().await,
-        Endpoint::Unix(path) => {
-            // The authority a Unix socket has in gRPC's other implementations.
-            tuned("http://localhost", keepalive)?.connect_with_connector(Unix(path.clone())).await
-        }
+    let (uri, connector) = match endpoint {
+        Endpoint::Tcp(authority) => (format!("http://{authority}"), Connector::tcp()),
+        // The authority a Unix socket has in gRPC's other implementations.
+        Endpoint::Unix(path) => ("http://localhost".to_owned(), Connector::unix(path.clone())),
     };
+    let connected = tuned(&uri, keepalive)?.connect_with_connector(connector).await;
     connected.map_err(|error| connect_error(endpoint.to_string(), &error))
 }
 
@@ -159,41 +165,60 @@ fn connect_error(endpoint: String, error: &transport::Error) -> ClientError {
     ClientError::Connect { endpoint, why: innermost(error), kind: io_kind(error) }
 }
 
-type Connecting<IO> = Pin<Box<dyn Future<Output = io::Result<TokioIo<IO>>> + Send>>;
+/// What a channel talks over.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-/// Connects to the socket at the path, as often as asked.
-struct Unix(PathBuf);
+impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Io for IO {}
 
-impl Service<Uri> for Unix {
-    type Response = TokioIo<UnixStream>;
-    type Error = io::Error;
-    type Future = Connecting<UnixStream>;
+type BoxError = Box<dyn Error + Send + Sync>;
+type Connecting = Pin<Box<dyn Future<Output = Result<TokioIo<Box<dyn Io>>, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+fn boxed(io: impl Io + 'static) -> TokioIo<Box<dyn Io>> {
+    TokioIo::new(Box::new(io))
+}
+
+/// Connects, as often as asked. One type for all ways: the code of a channel is there once for each.
+enum Connector {
+    /// To each address the host's name has, the other family's too when the first does not answer soon.
+    Tcp(HttpConnector),
+    /// By other means.
+    Other(Box<dyn FnMut() -> Connecting + Send>),
+}
+
+impl Connector {
+    fn tcp() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self::Tcp(connector)
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let path = self.0.clone();
-        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path).await?)) })
+    fn unix(path: PathBuf) -> Self {
+        Self::Other(Box::new(move || {
+            let path = path.clone();
+            Box::pin(async move { Ok(boxed(UnixStream::connect(path).await?)) })
+        }))
     }
 }
 
-/// Hands out its IO once.
-struct Once<IO>(Option<IO>);
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = BoxError;
+    type Future = Connecting;
 
-impl<IO: Send + 'static> Service<Uri> for Once<IO> {
-    type Response = TokioIo<IO>;
-    type Error = io::Error;
-    type Future = Connecting<IO>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Both are always ready.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let io = self.0.take();
-        Box::pin(async move { io.map(TokioIo::new).ok_or_else(|| io::ErrorKind::NotConnected.into()) })
+    fn call(&mut self, uri: Uri) -> Connecting {
+        match self {
+            Self::Tcp(connector) => {
+                let connecting = connector.call(uri);
+                Box::pin(async move { Ok(boxed(connecting.await?.into_inner())) })
+            }
+            Self::Other(connect) => connect(),
+        }
     }
 }
 

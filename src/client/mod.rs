@@ -44,6 +44,7 @@
 //! ```
 
 pub mod admin;
+mod call;
 pub mod connector;
 pub mod error;
 pub mod guide;

@@ -1,31 +1,23 @@
 //! A login and what it owns: the token, the heartbeat, the calls made in its name.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use tonic::client::Grpc;
-use tonic::codec::{BufferSettings, Codec};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
+use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
-use tonic_prost::ProstCodec;
 
 use crate::base::event::Position;
 use crate::base::limits::{DATA_FRAME_BYTES_MAX, EVENT_OVERHEAD_BYTES_MAX};
+use crate::client::call::Caller;
 use crate::client::error::ClientError;
 use crate::client::stream::{FRAMES_WAITING_MAX, MessageStream, Sender};
 use crate::wire::v1;
-use crate::wire::v1::message_service_client::MessageServiceClient;
-use crate::wire::v1::session_service_client::SessionServiceClient;
 
 /// A connection to a hub, without a login yet. Several sessions may share it.
 #[derive(Clone, Debug)]
@@ -48,58 +40,21 @@ pub struct Session {
     token: String,
     policy: v1::SessionPolicy,
     previous_end: Option<v1::Ended>,
-    /// All boxed: a session is moved about in many futures.
-    sessions: Box<SessionServiceClient<Authorized>>,
-    messages: Box<MessageServiceClient<Authorized>>,
-    streams: Box<Grpc<Authorized>>,
+    /// Boxed: a session is moved about in many futures.
+    caller: Box<Caller>,
     /// Aborted when dropped.
     heartbeats: JoinSet<()>,
 }
 
-const SUBSCRIBE: PathAndQuery = PathAndQuery::from_static("/streamward.v1.MessageService/Subscribe");
-const CONNECT: PathAndQuery = PathAndQuery::from_static("/streamward.v1.MessageService/Connect");
+const LOGIN: &str = "/streamward.v1.SessionService/Login";
+const HEARTBEAT: &str = "/streamward.v1.SessionService/Heartbeat";
+const LOGOUT: &str = "/streamward.v1.SessionService/Logout";
+const PUBLISH: &str = "/streamward.v1.MessageService/Publish";
+const SUBSCRIBE: &str = "/streamward.v1.MessageService/Subscribe";
+const CONNECT: &str = "/streamward.v1.MessageService/Connect";
 
-/// Message streams without the 8 KiB that tonic sets aside for each in each direction: a pipeline has thousands.
-struct FrameCodec<T>(PhantomData<T>);
-
-impl<T> Default for FrameCodec<T> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<T: prost::Message + 'static> Codec for FrameCodec<T> {
-    type Encode = T;
-    type Decode = v1::ServerFrame;
-    type Encoder = <ProstCodec<T, v1::ServerFrame> as Codec>::Encoder;
-    type Decoder = <ProstCodec<T, v1::ServerFrame> as Codec>::Decoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, v1::ServerFrame>::raw_encoder(BufferSettings::new(STREAM_BUFFER_BYTES, YIELD_BYTES))
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, v1::ServerFrame>::raw_decoder(BufferSettings::new(STREAM_BUFFER_BYTES, YIELD_BYTES))
-    }
-}
-
-/// What a message stream sets aside at first in each direction; it grows with what is sent.
-const STREAM_BUFFER_BYTES: usize = 64;
-/// What is encoded before it is sent; tonic's default.
-const YIELD_BYTES: usize = 32 * 1024;
-
-type Authorized = InterceptedService<Channel, Bearer>;
-
-/// Puts the session's token on every call.
-#[derive(Clone)]
-struct Bearer(MetadataValue<Ascii>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
+/// A frame is a run of events that fits a DATA frame, or one large event; other answers are smaller.
+const ANSWER_BYTES_MIN: usize = 4 * 1024 * 1024;
 
 impl Client {
     pub(crate) fn new(channel: Channel) -> Self {
@@ -117,7 +72,7 @@ impl Client {
     pub async fn login(&self, user: &str, password: &str, client_name: &str) -> Result<Session, ClientError> {
         let mut session = self.login_quiet(user, password, client_name).await?;
         let every = heartbeat_interval(&session.policy);
-        session.heartbeats.spawn(heartbeat(SessionServiceClient::clone(&session.sessions), every));
+        session.heartbeats.spawn(heartbeat(session.caller.clone(), every));
         Ok(session)
     }
 
@@ -133,7 +88,8 @@ impl Client {
             password: password.to_owned(),
             client_name: client_name.to_owned(),
         };
-        let answer = SessionServiceClient::new(self.channel.clone()).login(request).await?.into_inner();
+        let caller = Caller::new(self.channel.clone(), ANSWER_BYTES_MIN);
+        let answer: v1::LoginResponse = caller.unary(LOGIN, &request).await?;
         let policy = answer.policy.ok_or(ClientError::Contract("a login without a policy"))?;
         let mut session = self.resume(&answer.session_id, &answer.token, policy)?;
         session.previous_end = answer.previous_end;
@@ -154,19 +110,13 @@ impl Client {
         let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| ClientError::Contract("a token that fits no metadata"))?;
         bearer.set_sensitive(true);
-        let bearer = Bearer(bearer);
-        let sessions = SessionServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
-        let messages = MessageServiceClient::with_interceptor(self.channel.clone(), bearer.clone());
-        let streams = Grpc::new(InterceptedService::new(self.channel.clone(), bearer))
-            .max_decoding_message_size(frame_bytes_max(&policy));
+        let caller = Caller::new(self.channel.clone(), frame_bytes_max(&policy)).in_the_name_of(bearer);
         Ok(Session {
             id: id.to_owned(),
             token: token.to_owned(),
             policy,
             previous_end: None,
-            sessions: Box::new(sessions),
-            messages: Box::new(messages),
-            streams: Box::new(streams),
+            caller: Box::new(caller),
             heartbeats: JoinSet::new(),
         })
     }
@@ -214,7 +164,7 @@ impl Session {
             message_id: message_id.to_owned(),
             content_type: content_type.to_owned(),
         };
-        let answer = self.messages.clone().publish(request).await?.into_inner();
+        let answer: v1::PublishResponse = self.caller.unary(PUBLISH, &request).await?;
         Ok(Position { epoch: answer.epoch, sequence: answer.sequence })
     }
 
@@ -223,7 +173,7 @@ impl Session {
     /// # Errors
     /// [`ClientError::Refused`] when the session is over; [`ClientError::Transport`] when the connection is.
     pub(crate) async fn heartbeat(&self) -> Result<v1::HeartbeatResponse, ClientError> {
-        Ok(self.sessions.clone().heartbeat(v1::HeartbeatRequest {}).await?.into_inner())
+        Ok(self.caller.unary(HEARTBEAT, &v1::HeartbeatRequest {}).await?)
     }
 
     /// Follows topics on a server stream of its own.
@@ -234,11 +184,8 @@ impl Session {
         &self,
         subscriptions: Vec<v1::Subscription>,
     ) -> Result<MessageStream, ClientError> {
-        let request = Request::new(v1::SubscribeRequest { subscriptions });
-        let mut streams = self.ready().await?;
-        // In a box of its own: over long before the stream is, and large.
-        let frames = Box::pin(streams.server_streaming(request, SUBSCRIBE, FrameCodec::default())).await?;
-        Ok(MessageStream::new(frames.into_inner()))
+        let request = v1::SubscribeRequest { subscriptions };
+        Ok(MessageStream::new(self.caller.follow(SUBSCRIBE, &request).await?))
     }
 
     /// Opens the message stream: publish, subscribe and unsubscribe on one stream. At most [`FRAMES_WAITING_MAX`]
@@ -249,16 +196,8 @@ impl Session {
     pub async fn open(&self) -> Result<(Sender, MessageStream), ClientError> {
         let (frames, mut waiting) = mpsc::channel(FRAMES_WAITING_MAX);
         let requests = stream::poll_fn(move |context| waiting.poll_recv(context));
-        let request = Request::new(requests);
-        let mut streams = self.ready().await?;
-        let answers = Box::pin(streams.streaming(request, CONNECT, FrameCodec::default())).await?;
-        Ok((Sender::new(frames), MessageStream::new(answers.into_inner())))
-    }
-
-    async fn ready(&self) -> Result<Box<Grpc<Authorized>>, ClientError> {
-        let mut streams = self.streams.clone();
-        streams.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        Ok(streams)
+        let answers = self.caller.open(CONNECT, requests).await?;
+        Ok((Sender::new(frames), MessageStream::new(answers)))
     }
 
     /// Ends the session and its streams on the hub; returns how many streams that ended.
@@ -273,7 +212,8 @@ impl Session {
 
     /// The same for a session that is shared and has no heartbeat of its own.
     pub(crate) async fn end(&self) -> Result<u32, ClientError> {
-        Ok(self.sessions.clone().logout(v1::LogoutRequest {}).await?.into_inner().streams_ended)
+        let answer: v1::LogoutResponse = self.caller.unary(LOGOUT, &v1::LogoutRequest {}).await?;
+        Ok(answer.streams_ended)
     }
 }
 
@@ -285,14 +225,14 @@ impl fmt::Debug for Session {
 }
 
 /// Renews the lease once per interval, until the hub says that the session is over.
-async fn heartbeat(mut sessions: SessionServiceClient<Authorized>, every: Duration) {
+async fn heartbeat(caller: Box<Caller>, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is at once; the login was just now.
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        match sessions.heartbeat(v1::HeartbeatRequest {}).await {
+        match caller.unary::<v1::HeartbeatResponse>(HEARTBEAT, &v1::HeartbeatRequest {}).await {
             Err(status) if status.code() == Code::Unauthenticated => return,
             // A lost connection: the lease may outlast it, the next beat tries again.
             Ok(_) | Err(_) => {}
@@ -314,7 +254,7 @@ pub(crate) fn heartbeat_interval(policy: &v1::SessionPolicy) -> Duration {
 /// A frame is a run of events that fits a DATA frame, or one large event, with notices beside it.
 fn frame_bytes_max(policy: &v1::SessionPolicy) -> usize {
     let message = usize::try_from(policy.max_message_bytes).unwrap_or(usize::MAX);
-    message.saturating_add(EVENT_OVERHEAD_BYTES_MAX + 4 * DATA_FRAME_BYTES_MAX).max(4 * 1024 * 1024)
+    message.saturating_add(EVENT_OVERHEAD_BYTES_MAX + 4 * DATA_FRAME_BYTES_MAX).max(ANSWER_BYTES_MIN)
 }
 
 #[cfg(test)]

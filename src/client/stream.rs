@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::base::event::Position;
 use crate::base::reason::EndReason;
+use crate::client::call::{self, Answers};
 use crate::client::error::{ClientError, is_made_here, status_of_reset, stream_reset};
 use crate::wire::ended::{EndDetails, end_details};
 use crate::wire::v1;
@@ -96,12 +97,12 @@ impl StreamEnd {
 /// The receiving half of a message stream.
 #[derive(Debug)]
 pub struct MessageStream {
-    frames: Streaming<v1::ServerFrame>,
+    frames: Answers,
     waiting: VecDeque<Item>,
 }
 
 impl MessageStream {
-    pub(crate) fn new(frames: Streaming<v1::ServerFrame>) -> Self {
+    pub(crate) fn new(frames: Answers) -> Self {
         Self { frames, waiting: VecDeque::new() }
     }
 
@@ -114,7 +115,7 @@ impl MessageStream {
             if let Some(item) = self.waiting.pop_front() {
                 return Ok(item);
             }
-            match self.frames.message().await {
+            match call::next(&mut self.frames).await {
                 Ok(Some(frame)) => unpack(frame, &mut self.waiting),
                 Ok(None) => return Err(StreamEnd::from_status(Status::ok(""))),
                 Err(status) => return Err(StreamEnd::from_status(status)),

@@ -1,15 +1,11 @@
 //! The metrics page: HTTP/1 on a loopback listener of its own, for whoever scrapes. Nobody is asked who they are, so
 //! it tells only what the status tells, and everything about it is bounded.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::base::limits::{
     ACCEPT_BACKOFF, METRICS_CONNECTION_TIMEOUT, METRICS_CONNECTIONS_MAX, METRICS_HEADER_TIMEOUT,
-    METRICS_REQUEST_BYTES_MAX,
 };
+use crate::daemon::http1::{read_head, write_answer};
 use crate::daemon::metrics_text;
 use crate::daemon::metrics_text::Format;
 use crate::runtime::scope::Scope;
@@ -77,22 +73,24 @@ fn warn(error: &io::Error, told: &mut Throttle, now: Instant) {
 }
 
 /// One request and its answer; then the connection is closed. What takes too long is cut.
-pub async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: Arc<Core>, io: T) {
-    let service = service_fn(|request: Request<hyper::body::Incoming>| {
-        let response = answer(&core, request.method(), request.uri().path(), request.headers());
-        std::future::ready(Ok::<_, Infallible>(response))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(METRICS_HEADER_TIMEOUT)
-        .max_buf_size(METRICS_REQUEST_BYTES_MAX)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(io), service);
-    match timeout(METRICS_CONNECTION_TIMEOUT, connection).await {
+pub async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: Arc<Core>, mut io: T) {
+    match timeout(METRICS_CONNECTION_TIMEOUT, exchange(&core, &mut io)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("a connection for the metrics ended: {error}"),
         Err(_) => log::debug!("a connection for the metrics was cut after {METRICS_CONNECTION_TIMEOUT:?}"),
     }
+}
+
+async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(core: &Core, io: &mut T) -> io::Result<()> {
+    let head = timeout(METRICS_HEADER_TIMEOUT, read_head(io)).await??;
+    let (method, response) = match head {
+        Ok(request) => {
+            let response = answer(core, request.method(), request.uri().path(), request.headers());
+            (request.method().clone(), response)
+        }
+        Err(status) => (Method::GET, plain(status, "The metrics are read with GET over HTTP/1.\n")),
+    };
+    write_answer(io, &method, &response).await
 }
 
 fn answer(core: &Core, method: &Method, path: &str, headers: &HeaderMap) -> Response<String> {
@@ -165,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::base::event::Epoch;
-    use crate::base::limits::{Limits, Memory, Shutdown};
+    use crate::base::limits::{Limits, METRICS_REQUEST_BYTES_MAX, Memory, Shutdown};
 
     fn core() -> Arc<Core> {
         Core::new(Epoch("e".into()), Limits::default(), Memory::default(), Shutdown::default())

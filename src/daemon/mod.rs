@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod descriptors;
+mod http1;
 pub mod listen;
 pub mod metrics;
 pub mod metrics_text;

@@ -67,8 +67,8 @@ impl AdminService for AdminApi {
         let request = request.into_inner();
         let hub = self.0.hub();
         // By age: a page token stays right while sessions come and go.
-        let all: BTreeMap<u64, _> =
-            hub.sessions().map(|session| (session.key.incarnation, session)).collect();
+        let mut all = BTreeMap::new();
+        all.extend(hub.sessions().map(|session| (session.key.incarnation, session)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let sessions = page.into_iter().map(|session| session_info(&hub, session)).collect();
         Ok(Response::new(v1::ListSessionsResponse { sessions, next_page_token }))

@@ -1,31 +1,28 @@
 //! One call: checks its head, finds who serves it, and sends what has no stream of its own.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body::Frame;
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::codegen::Service;
-use tonic_health::pb::health_server::HealthServer;
+use tonic_health::pb::health_server::Health as _;
 
-use crate::base::limits::{UNARY_BYTES_MAX, UNARY_TIMEOUT};
+use crate::base::limits::UNARY_TIMEOUT;
 use crate::base::reason::{Cause, EndReason};
 use crate::server::admin::AdminApi;
+use crate::server::ask::{Answer, server_streaming, unary};
 use crate::server::health::HealthApi;
 use crate::server::session::SessionApi;
-use crate::server::{Core, Peer, overload, publish, pump, stream};
+use crate::server::{Core, Peer, overload, publish, pump, reflection, stream};
+use crate::wire::status;
 use crate::wire::timeout::parse_timeout;
-use crate::wire::v1::admin_service_server::AdminServiceServer;
-use crate::wire::v1::session_service_server::SessionServiceServer;
-use crate::wire::{DESCRIPTORS, status};
+use crate::wire::v1::admin_service_server::AdminService as _;
+use crate::wire::v1::session_service_server::SessionService as _;
 
 /// A call under way. Boxed one by one: a stream is not to carry the size of a login.
 pub(super) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -183,82 +180,62 @@ async fn dispatch(
     {
         return refused.into_http();
     }
-    let mut request = request.map(RecvBody);
+    let mut request = request;
     request.extensions_mut().insert(peer.clone());
-    match service.as_str() {
-        "streamward.v1.SessionService" => {
-            let api = SessionApi(Arc::clone(core));
-            ask(SessionServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
-        }
-        "streamward.v1.AdminService" if peer.admin_uid.is_some() => {
-            let api = AdminApi(Arc::clone(core));
-            ask(AdminServiceServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
-        }
+    let answer = match service.as_str() {
+        "streamward.v1.SessionService" => ask_session(core, request).await,
+        "streamward.v1.AdminService" if peer.admin_uid.is_some() => ask_admin(core, request).await,
         "streamward.v1.AdminService" => {
-            status::unimplemented("AdminService is served on the admin socket only").into_http()
+            Err(status::unimplemented("AdminService is served on the admin socket only"))
         }
-        "grpc.health.v1.Health" => {
-            let api = HealthApi(Arc::clone(core));
-            ask(HealthServer::new(api).max_decoding_message_size(UNARY_BYTES_MAX), request).await
+        "grpc.health.v1.Health" => ask_health(core, request).await,
+        "grpc.reflection.v1.ServerReflection" if method_of(&request) == "ServerReflectionInfo" => {
+            Ok(reflection::serve(request))
         }
-        "grpc.reflection.v1.ServerReflection" => reflect(request).await,
-        _ => status::unimplemented("no such service or method; reflection lists what there is").into_http(),
+        _ => Err(no_such_method()),
+    };
+    answer.unwrap_or_else(Status::into_http)
+}
+
+fn no_such_method() -> Status {
+    status::unimplemented("no such service or method; reflection lists what there is")
+}
+
+fn method_of(request: &Request<h2::RecvStream>) -> &str {
+    request.uri().path().rsplit('/').next().unwrap_or_default()
+}
+
+async fn ask_session(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &SessionApi(Arc::clone(core));
+    match method_of(&request) {
+        "Login" => unary(request, |login| api.login(login)).await,
+        "Heartbeat" => unary(request, |heartbeat| api.heartbeat(heartbeat)).await,
+        "Logout" => unary(request, |logout| api.logout(logout)).await,
+        _ => Err(no_such_method()),
     }
 }
 
-async fn reflect(request: Request<RecvBody>) -> Response<tonic::body::Body> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    match reflection {
-        Ok(reflection) => ask(reflection, request).await,
-        Err(error) => {
-            log::error!("the embedded descriptors are broken: {error}");
-            Status::internal("the embedded descriptors are broken").into_http()
-        }
+async fn ask_admin(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &AdminApi(Arc::clone(core));
+    match method_of(&request) {
+        "GetStatus" => unary(request, |asked| api.get_status(asked)).await,
+        "WatchStatus" => server_streaming(request, |asked| api.watch_status(asked)).await,
+        "ListSessions" => unary(request, |asked| api.list_sessions(asked)).await,
+        "ListStreams" => unary(request, |asked| api.list_streams(asked)).await,
+        "ListEnded" => unary(request, |asked| api.list_ended(asked)).await,
+        "CancelStream" => unary(request, |asked| api.cancel_stream(asked)).await,
+        "CancelSession" => unary(request, |asked| api.cancel_session(asked)).await,
+        "PlanShed" => unary(request, |asked| api.plan_shed(asked)).await,
+        "Drain" => unary(request, |asked| api.drain(asked)).await,
+        _ => Err(no_such_method()),
     }
 }
 
-async fn ask<S>(mut service: S, request: Request<RecvBody>) -> Response<tonic::body::Body>
-where
-    S: Service<Request<RecvBody>, Response = Response<tonic::body::Body>, Error = Infallible>,
-{
-    match service.call(request).await {
-        Ok(answer) => answer,
-        Err(never) => match never {},
-    }
-}
-
-/// An h2 request body for the generated services.
-#[derive(Debug)]
-pub(super) struct RecvBody(h2::RecvStream);
-
-impl http_body::Body for RecvBody {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        match self.0.poll_data(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(chunk))) => {
-                ignore_gone(self.0.flow_control().release_capacity(chunk.len()));
-                Poll::Ready(Some(Ok(Frame::data(chunk))))
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
-            Poll::Ready(None) => match self.0.poll_trailers(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(Some(trailers))) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Poll::Ready(Ok(None)) => Poll::Ready(None),
-                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+async fn ask_health(core: &Arc<Core>, request: Request<h2::RecvStream>) -> Result<Answer, Status> {
+    let api = &HealthApi(Arc::clone(core));
+    match method_of(&request) {
+        "Check" => unary(request, |asked| api.check(asked)).await,
+        "Watch" => server_streaming(request, |asked| api.watch(asked)).await,
+        _ => Err(no_such_method()),
     }
 }

@@ -12,6 +12,7 @@ pub mod status;
 
 mod admin;
 mod admission;
+mod ask;
 mod auth;
 pub(crate) mod authority;
 mod call;
@@ -23,6 +24,7 @@ mod overview;
 mod publish;
 mod pump;
 mod read_turn;
+mod reflection;
 mod scan;
 mod session;
 mod stream;

@@ -137,16 +137,33 @@ async fn answer(
 /// Reads the one message of a unary or server-streaming request.
 pub(super) async fn read_one<M: prost::Message + Default>(
     core: &Core,
-    mut body: h2::RecvStream,
+    body: h2::RecvStream,
 ) -> Result<M, Box<Status>> {
     let limits = core.limits();
-    let mut deframer = Deframer::new(limits.event_bytes_max());
+    let refused = |error| frame_status(error, limits.message_bytes_max);
+    let message = read_message(body, limits.event_bytes_max(), &refused).await?;
+    M::decode(message).map_err(|error| Box::new(invalid_field("request", &error.to_string())))
+}
+
+/// Waits for the one message of a request, of at most `bytes_max` bytes.
+pub(super) async fn read_message(
+    mut body: h2::RecvStream,
+    bytes_max: usize,
+    refused: &(dyn Fn(FrameError) -> Status + Sync),
+) -> Result<Bytes, Box<Status>> {
+    let message = next_message(&mut Deframer::new(bytes_max), &mut body, refused).await?;
+    message.ok_or_else(|| Box::new(invalid_field("request", "the request carries no message")))
+}
+
+/// Waits for the next message of a request; none when it is over.
+pub(super) async fn next_message(
+    deframer: &mut Deframer,
+    body: &mut h2::RecvStream,
+    refused: &(dyn Fn(FrameError) -> Status + Sync),
+) -> Result<Option<Bytes>, Box<Status>> {
     loop {
-        if let Some(message) =
-            deframer.next_message().map_err(|error| frame_status(error, limits.message_bytes_max))?
-        {
-            return M::decode(message)
-                .map_err(|error| Box::new(invalid_field("request", &error.to_string())));
+        if let Some(message) = deframer.next_message().map_err(refused)? {
+            return Ok(Some(message));
         }
         match body.data().await {
             Some(Ok(chunk)) => {
@@ -154,10 +171,7 @@ pub(super) async fn read_one<M: prost::Message + Default>(
                 deframer.push(chunk);
             }
             Some(Err(error)) => return Err(Box::new(Status::cancelled(error.to_string()))),
-            None => {
-                deframer.finish().map_err(|error| frame_status(error, limits.message_bytes_max))?;
-                return Err(Box::new(invalid_field("request", "the request carries no message")));
-            }
+            None => return deframer.finish().map(|()| None).map_err(refused).map_err(Box::new),
         }
     }
 }

@@ -99,13 +99,16 @@ async fn unary_calls_with_broken_bodies_are_refused_and_change_nothing() {
     let mut peer = house.user("alice").await;
     let publish = "/streamward.v1.MessageService/Publish";
     let subscribe = "/streamward.v1.MessageService/Subscribe";
-    for path in [publish, subscribe] {
+    let login = "/streamward.v1.SessionService/Login";
+    for path in [publish, subscribe, login] {
         assert_eq!(raw_call(&mut peer, path, &[1, 0, 0, 0, 0]).await, Code::Unimplemented, "compressed");
         assert_eq!(raw_call(&mut peer, path, &[9, 0, 0, 0, 0]).await, Code::InvalidArgument, "flag");
         assert_eq!(raw_call(&mut peer, path, &[0, 0, 0, 0, 9, 1]).await, Code::InvalidArgument, "cut");
         assert_eq!(raw_call(&mut peer, path, &[]).await, Code::InvalidArgument, "empty");
         assert_eq!(raw_call(&mut peer, path, &[0, 0, 0, 0, 3, 0x0a, 1, 0xff]).await, Code::InvalidArgument);
     }
+    assert_eq!(raw_call(&mut peer, login, &[0, 0, 0, 0x40, 1]).await, Code::OutOfRange, "large");
+    assert_eq!(raw_call(&mut peer, "/streamward.v1.SessionService/None", &[0; 5]).await, Code::Unimplemented);
     assert_eq!(house.core.hub().last_sequence(), 0);
     assert_eq!(house.counts()[2..], [0, 0]);
     drop(peer);

@@ -1,5 +1,6 @@
 //! The only floor with generated types: the contract, its framing, and its status details.
 
+pub mod bytes_codec;
 pub mod codec;
 pub mod convert;
 pub mod ended;

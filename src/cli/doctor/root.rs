@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::base::limits::{DOCTOR_FILE_BYTES_MAX, DOCTOR_NAMES_MAX};
+use crate::base::order::sort_by;
 
 /// The directory that stands for `/`.
 #[derive(Clone, Debug)]
@@ -45,7 +46,7 @@ impl Root {
         let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
         let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
         let mut names: Vec<String> = entries.take(DOCTOR_NAMES_MAX).filter_map(name).collect();
-        names.sort();
+        sort_by(&mut names, Ord::cmp);
         names
     }
 

@@ -249,7 +249,8 @@ impl Service {
         if file.hub != self.hub {
             self.output.notice("SIGHUP: [hub] stays as it was; the new one takes effect after a restart");
         }
-        let old = self.tasks.iter().map(|(name, live)| (name.clone(), live.spec.clone())).collect();
+        let mut old = BTreeMap::new();
+        old.extend(self.tasks.iter().map(|(name, live)| (name.clone(), live.spec.clone())));
         let plan = plan(&old, &file.tasks);
         for name in &plan.removed {
             self.cancel(name).await;

@@ -172,6 +172,9 @@ impl Places {
     /// The last position handled of every topic that has one; at first the one to start after.
     pub(super) fn positions(&self) -> BTreeMap<String, Position> {
         let position = |place: &Place| Some((place.target.topic.to_string(), place.handled.clone()?));
-        self.0.iter().filter_map(position).collect()
+        // Not collected: that would be a sort of its own.
+        let mut positions = BTreeMap::new();
+        positions.extend(self.0.iter().filter_map(position));
+        positions
     }
 }
