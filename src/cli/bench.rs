@@ -16,7 +16,6 @@ mod resume;
 mod run;
 mod sessions;
 mod slow;
-mod svg;
 #[cfg(test)]
 mod tests;
 

@@ -4,6 +4,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use plotters::backend::SVGBackend;
+use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea as _};
+use plotters::element::PathElement;
+use plotters::prelude::DrawingBackend;
+use plotters::series::LineSeries;
+use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Style};
@@ -11,7 +18,6 @@ use ratatui::symbols::Marker;
 use ratatui::text::Line;
 use ratatui::widgets::{self, GraphType, LegendPosition, Widget as _};
 
-use crate::cli::bench::svg;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, Paint};
 use crate::load::latencies::Latencies;
@@ -20,8 +26,20 @@ use crate::load::latencies::Latencies;
 const TERMINAL_LINES: u16 = 16;
 /// Columns of it.
 const TERMINAL_COLUMNS: u16 = 80;
+/// Pixels of a chart as SVG.
+const SVG_WIDTH: u32 = 900;
+const SVG_HEIGHT: u32 = 320;
 /// Points of a percentile curve: enough for a smooth line.
 const CURVE_POINTS: u32 = 60;
+/// Dark enough on white, and told apart by people who see few colours (Okabe and Ito).
+const SVG_COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
 /// Each series has a marker of its own, too: colours may be off.
 const TERMINAL_SERIES: [(Marker, Color); 4] = [
     (Marker::Braille, Color::Cyan),
@@ -75,7 +93,7 @@ impl Series {
 }
 
 impl Across {
-    pub(super) fn label(self, value: f64) -> String {
+    fn label(self, value: f64) -> String {
         match self {
             Self::Seconds if value < 10.0 && value.fract() > 0.0 => format!("{value:.1}s"),
             Self::Seconds => format!("{value:.0}s"),
@@ -88,7 +106,7 @@ impl Across {
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Seconds => "time",
             Self::Nines => "percentile",
@@ -98,7 +116,7 @@ impl Across {
 
 impl Chart {
     /// The ends of both axes; the vertical one begins at 0.
-    pub(super) fn bounds(&self) -> ([f64; 2], [f64; 2]) {
+    fn bounds(&self) -> ([f64; 2], [f64; 2]) {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let right = points().map(|point| point.0).fold(0.0, f64::max);
         let top = points().map(|point| point.1).fold(0.0, f64::max);
@@ -139,10 +157,43 @@ impl Chart {
         })
         .collect()
     }
+
+    fn draw_svg<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, plotters::coord::Shift>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let (across, up) = self.bounds();
+        let mut chart = ChartBuilder::on(area)
+            .caption(&self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(70)
+            .build_cartesian_2d(across[0]..across[1], up[0]..up[1])?;
+        chart
+            .configure_mesh()
+            .x_desc(self.across.name())
+            .x_label_formatter(&|value| self.across.label(*value))
+            .y_label_formatter(&|value| short(*value))
+            .draw()?;
+        for (series, colour) in self.series.iter().zip(SVG_COLOURS.iter().cycle()) {
+            let line = LineSeries::new(series.points.iter().copied(), colour.stroke_width(2));
+            let sample = |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], colour.stroke_width(2));
+            chart.draw_series(line)?.label(series.name.clone()).legend(sample);
+        }
+        if self.series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .background_style(WHITE)
+                .border_style(BLACK)
+                .draw()?;
+        }
+        Ok(())
+    }
 }
 
 /// Three digits that count.
-pub(super) fn short(value: f64) -> String {
+fn short(value: f64) -> String {
     if value >= 1e6 {
         format!("{:.1}M", value / 1e6)
     } else if value >= 1e4 {
@@ -170,6 +221,22 @@ fn painted(paint: Paint, symbol: &str, colour: Color) -> String {
     ];
     let known = colours.iter().find(|(known, _)| *known == colour);
     known.map_or_else(|| symbol.to_owned(), |(_, with)| with(paint, symbol))
+}
+
+/// All charts below each other, as one SVG document.
+fn svg(charts: &[Chart]) -> Result<String, String> {
+    let mut text = String::new();
+    let rows = u32::try_from(charts.len()).unwrap_or(1).max(1);
+    {
+        let root = SVGBackend::with_string(&mut text, (SVG_WIDTH, SVG_HEIGHT * rows)).into_drawing_area();
+        let wrong = |error: DrawingAreaErrorKind<_>| error.to_string();
+        root.fill(&WHITE).map_err(wrong)?;
+        for (area, chart) in root.split_evenly((charts.len().max(1), 1)).iter().zip(charts) {
+            chart.draw_svg(area).map_err(wrong)?;
+        }
+        root.present().map_err(wrong)?;
+    }
+    Ok(text)
 }
 
 /// Whole or not at all: readers see the old file or the new one.
@@ -208,7 +275,7 @@ pub(crate) fn draw(
     }
     let Some(path) = file else { return Ok(()) };
     let cannot = |why: String| Failure::told(Exit::Io, format!("cannot write {}: {why}.", path.display()));
-    let text = svg::document(&charts).map_err(|error| cannot(error.to_string()))?;
+    let text = svg(&charts).map_err(cannot)?;
     write_whole(path, &text).map_err(|error| cannot(error.to_string()))?;
     output.notice(&format!("wrote {}", path.display()));
     Ok(())
