@@ -1,13 +1,15 @@
 //! What is not a frame of the contract: the stream that sent it ends with `INVALID_REQUEST`, and only that one.
 
 use bytes::Bytes;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::Code;
 
 use super::crowd::{Crowd, ROOM};
 use super::house::{House, follow, settle};
 use super::peer::{Peer, framed};
 use crate::base::reason::EndReason;
-use crate::wire::v1;
+use crate::wire::{DESCRIPTORS, v1};
 
 #[tokio::test(start_paused = true)]
 async fn invalid_request_ends_the_one_stream_that_sent_it() {
@@ -111,6 +113,27 @@ async fn unary_calls_with_broken_bodies_are_refused_and_change_nothing() {
     assert_eq!(raw_call(&mut peer, "/streamward.v1.SessionService/None", &[0; 5]).await, Code::Unimplemented);
     assert_eq!(house.core.hub().last_sequence(), 0);
     assert_eq!(house.counts()[2..], [0, 0]);
+    drop(peer);
+    house.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_method_of_the_contract_is_served() {
+    let mut house = House::new();
+    let mut peer = house.admin().await;
+    let mut served = 0;
+    for file in FileDescriptorSet::decode(DESCRIPTORS).unwrap().file {
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                // Of no token, and no message.
+                let code = raw_call(&mut peer, &path, &[0, 0, 0, 0, 2, 0x0a, 9]).await;
+                assert!(matches!(code, Code::InvalidArgument | Code::Unauthenticated), "{path}: {code:?}");
+                served += 1;
+            }
+        }
+    }
+    assert!(served >= 15, "{served}");
     drop(peer);
     house.close().await;
 }
