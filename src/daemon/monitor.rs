@@ -140,18 +140,19 @@ impl Monitor {
             return;
         }
         log::warn!(
-            "{} resident, {} by the server's own count: more than a fifth apart; `streamward status --json` has the \
-             accounts",
+            "{} resident, {} by the server's own count: too far apart; `streamward status --json` has the accounts",
             size_text(rss_bytes),
             size_text(accounts_bytes)
         );
     }
 }
 
-/// Whether the two are further apart than a fifth and the allocator's slack.
+/// Whether the two are further apart than the allocator's slack and a fifth, or a third where more is counted: h2's
+/// buffers count whole, and an idle connection has touched 17 of their 28 KiB.
 fn differ(rss_bytes: u64, accounts_bytes: u64) -> bool {
     let apart = rss_bytes.abs_diff(accounts_bytes);
-    rss_bytes > 0 && apart > ACCOUNTS_SLACK_BYTES && apart > rss_bytes / 5
+    let apart_max = if accounts_bytes > rss_bytes { rss_bytes / 3 } else { rss_bytes / 5 };
+    rss_bytes > 0 && apart > ACCOUNTS_SLACK_BYTES.max(apart_max)
 }
 
 /// What counts as used, and of what.
@@ -388,9 +389,9 @@ mod tests {
     }
 
     #[test]
-    fn accounts_may_be_a_fifth_or_the_allocators_slack_away() {
-        assert!(!differ(100 * MIB, 80 * MIB) && !differ(100 * MIB, 120 * MIB));
-        assert!(differ(100 * MIB, 79 * MIB) && differ(100 * MIB, 121 * MIB));
+    fn accounts_may_be_a_fifth_below_a_third_above_or_the_allocators_slack_away() {
+        assert!(!differ(100 * MIB, 80 * MIB) && !differ(100 * MIB, 133 * MIB));
+        assert!(differ(100 * MIB, 79 * MIB) && differ(100 * MIB, 134 * MIB));
         assert!(!differ(10 * MIB, 2 * MIB) && differ(10 * MIB, 19 * MIB));
         assert!(!differ(0, 100 * MIB), "unknown");
     }
