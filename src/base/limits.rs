@@ -128,7 +128,7 @@ pub const METRICS_CONNECTIONS_MAX: usize = 4;
 pub const METRICS_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Request and answer together (Prometheus' own `scrape_timeout`: 10 s).
 pub const METRICS_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest head of a request for the metrics (hyper's least).
+/// Longest head of a request for the metrics: many times what Prometheus or a browser sends.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Most header fields of one (Prometheus sends five, a browser fifteen).
 pub const METRICS_HEADERS_MAX: usize = 64;

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::base::id::{SessionKey, parse_stream_number};
 use crate::base::limits::{NOTE_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use crate::base::order::map_of;
 use crate::base::reason::{Cause, EndReason};
 use crate::hub::registry::{Ended, EndedNode, SessionState, StreamState};
 use crate::hub::{Cancelled, Hub};
@@ -67,8 +68,7 @@ impl AdminService for AdminApi {
         let request = request.into_inner();
         let hub = self.0.hub();
         // By age: a page token stays right while sessions come and go.
-        let mut all = BTreeMap::new();
-        all.extend(hub.sessions().map(|session| (session.key.incarnation, session)));
+        let all = map_of(hub.sessions().map(|session| (session.key.incarnation, session)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let sessions = page.into_iter().map(|session| session_info(&hub, session)).collect();
         Ok(Response::new(v1::ListSessionsResponse { sessions, next_page_token }))
@@ -85,8 +85,7 @@ impl AdminService for AdminApi {
         };
         let hub = self.0.hub();
         let chosen = hub.streams().filter(|stream| of_session.is_none_or(|key| stream.session == key));
-        let mut all = BTreeMap::new();
-        all.extend(chosen.map(|stream| (stream.key.number, stream)));
+        let all = map_of(chosen.map(|stream| (stream.key.number, stream)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let streams = page.into_iter().map(|stream| stream_info(&hub, stream)).collect();
         Ok(Response::new(v1::ListStreamsResponse { streams, next_page_token }))
@@ -100,8 +99,7 @@ impl AdminService for AdminApi {
         let hub = self.0.hub();
         // Newest first: the key falls as the number rises.
         let ends = hub.ended().newest_first();
-        let mut all = BTreeMap::new();
-        all.extend(ends.iter().map(|ended| (u64::MAX - ended.number, ended)));
+        let all = map_of(ends.iter().map(|ended| (u64::MAX - ended.number, ended)));
         let (page, next_page_token) = page(&all, request.page_size, &request.page_token)?;
         let ended = page.into_iter().map(ended_info).collect();
         Ok(Response::new(v1::ListEndedResponse { ended, next_page_token }))

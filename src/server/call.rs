@@ -171,7 +171,7 @@ fn refuse_late(respond: &mut SendResponse<Bytes>) {
 async fn dispatch(
     core: &Arc<Core>,
     peer: &Peer,
-    request: Request<h2::RecvStream>,
+    mut request: Request<h2::RecvStream>,
 ) -> Response<tonic::body::Body> {
     let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
     let service = service.to_owned();
@@ -180,7 +180,6 @@ async fn dispatch(
     {
         return refused.into_http();
     }
-    let mut request = request;
     request.extensions_mut().insert(peer.clone());
     let answer = match service.as_str() {
         "streamward.v1.SessionService" => ask_session(core, request).await,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::base::order::map_of;
 use crate::cli::doctor::root::Root;
 
 /// Where units are, the strongest first.
@@ -137,9 +138,7 @@ impl UnitFile {
         let words = self.list("Service", "Environment").into_iter().flat_map(words);
         let pairs = words
             .filter_map(|word| word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let mut last = BTreeMap::new();
-        last.extend(pairs);
-        last.into_iter().collect()
+        map_of(pairs).into_iter().collect()
     }
 
     /// What the command line of `ExecStart=` gives a flag: `--flag value` or `--flag=value`.

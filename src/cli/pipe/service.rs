@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::base::event::{Overflow, Position, Start};
+use crate::base::order::map_of;
 use crate::cli::exec::Exec;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
@@ -249,8 +250,7 @@ impl Service {
         if file.hub != self.hub {
             self.output.notice("SIGHUP: [hub] stays as it was; the new one takes effect after a restart");
         }
-        let mut old = BTreeMap::new();
-        old.extend(self.tasks.iter().map(|(name, live)| (name.clone(), live.spec.clone())));
+        let old = map_of(self.tasks.iter().map(|(name, live)| (name.clone(), live.spec.clone())));
         let plan = plan(&old, &file.tasks);
         for name in &plan.removed {
             self.cancel(name).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::event::{Overflow, Position, Start};
-use crate::base::order::sort_by;
+use crate::base::order::{map_of, sort_by};
 use crate::base::topic::Topic;
 use crate::client::stream::Item;
 use crate::wire::{convert, v1};
@@ -172,9 +172,6 @@ impl Places {
     /// The last position handled of every topic that has one; at first the one to start after.
     pub(super) fn positions(&self) -> BTreeMap<String, Position> {
         let position = |place: &Place| Some((place.target.topic.to_string(), place.handled.clone()?));
-        // Not collected: that would be a sort of its own.
-        let mut positions = BTreeMap::new();
-        positions.extend(self.0.iter().filter_map(position));
-        positions
+        map_of(self.0.iter().filter_map(position))
     }
 }
